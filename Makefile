@@ -1,0 +1,25 @@
+# `make run`: the whole walk, from a fresh checkout to executed notebooks under build/.
+# `make test`: the tests. Both set up .venv first; a second call does not install again.
+# Another interpreter: `make run PYTHON=python3.12`.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: run test clean
+
+run: $(READY)
+	$(VENV)/bin/dyndl run all --jobs 2 --out build
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt needs Python 3.11 or newer; name one \
+	with PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,1 @@
+"""Loss of plasticity, continual backprop and dynamic deep learning, runnable."""
