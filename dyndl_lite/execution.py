@@ -78,15 +78,17 @@ class Crew:
                     child.stdin.close()
             for line in child.stdout:
                 self.say(f"{notebook.name[:2]} | {line.rstrip()}")
-            failed = child.wait()
+            code = child.wait()
             seconds = round(time.monotonic() - start, 1)
             last_words.seek(0)
             words = [line.strip() for line in last_words if line.strip()]
-        status = "ok"
-        if failed:
-            status = words[-1] if words else f"its process ended with code {failed}"
+        if self.stopped:
+            status = "interrupted"
+        elif code:
+            status = words[-1] if code == 1 and words else f"its process ended with code {code}"
             self.say(f"{notebook.name}: {status}", sys.stderr)
         else:
+            status = "ok"
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             self.keep_time(notebook.name, values["profile"], seconds)
         return {"notebook": notebook.name, "seconds": seconds, "status": status}

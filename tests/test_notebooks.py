@@ -1,0 +1,78 @@
+"""Every notebook: in step with its pair, sound in its profiles, and run at smoke."""
+
+import base64
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from dyndl_lite import companion, notebooks, pairing
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+if not SOURCES:
+    pytest.skip("no notebooks yet", allow_module_level=True)
+
+every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """The whole walk at smoke, once."""
+    out = tmp_path_factory.mktemp("walk")
+    companion.main(["run", "all", "--profile", "smoke", "--jobs", "2", "--out", str(out)])
+    return out
+
+
+@every_notebook
+def test_pair_holds_the_same_cells(source):
+    assert pairing.in_sync(source, source.with_suffix(".ipynb")), (
+        f"run `dyndl run {source.stem[:2]}`, then `dyndl pair {source.stem[:2]}`")
+
+
+@every_notebook
+def test_pair_has_outputs_and_does_not_tell_of_the_machine(source):
+    text = source.with_suffix(".ipynb").read_text()
+    paths = re.findall(r"/(?:home|Users|root|tmp|work)/[\w./-]+", text)
+    assert not paths, f"absolute paths in the pair: {paths[:3]}"
+    content = nbformat.reads(text, as_version=4)
+    assert any(cell.get("outputs") for cell in content.cells), "the pair has no outputs"
+
+
+@every_notebook
+def test_profiles_fit_the_parameters(source):
+    notebook = notebooks.read(source)
+    assert set(notebook.profiles) == {"smoke", "laptop", "paper"}
+    for profile in notebook.profiles:
+        notebooks.settle(notebook, profile, {})
+    assert notebook.title
+    for parameter in notebook.parameters.values():
+        assert parameter.help, f"{parameter.name} has no comment"
+    assert notebook.parameters["out"].default == f"../build/{source.stem}"
+    assert notebook.parameters["profile"].default == notebooks.DEFAULT_PROFILE
+
+
+@every_notebook
+def test_runs_at_smoke(source, build):
+    executed = build / f"{source.stem}.ipynb"
+    assert executed.exists(), f"{source.stem} failed at smoke"
+    cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells if cell.source.strip())
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    data = [output.data for output in outputs if "data" in output]
+    assert any("image/png" in each or "text/html" in each for each in data), "no figure, no table"
+    for output in outputs:
+        png = output.get("data", {}).get("image/png")
+        if png:
+            assert base64.b64decode(png).startswith(b"\x89PNG")
+            alt = output.metadata.get("image/png", {}).get("alt", "")
+            assert alt.strip(), "a figure has no text for those who cannot see it"
+
+
+@every_notebook
+def test_writes_only_into_its_own_folder(source, build):
+    known = {path.stem for path in SOURCES} | {f"{path.stem}.ipynb" for path in SOURCES}
+    assert set(os.listdir(build)) <= known | {"times.csv"}
