@@ -17,7 +17,8 @@ def claim(name, target, profiles=("laptop", "paper")):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A checkout with three claims."""
-    write(tmp_path, [claim("loss", [0.5, 0.8]), claim("dead", [8, None]), claim("gap", [None, 0.1])])
+    write(tmp_path, [claim("loss", [0.5, 0.8]), claim("dead", [8, None]),
+                     claim("gap", [None, 0.1])])
     monkeypatch.setattr(claims, "DATA", tmp_path / "data")
     monkeypatch.setattr(companion, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
