@@ -1,0 +1,173 @@
+"""How fast are we, beside the per-example torch loop that people write?
+
+`measure` lets both do the same work in one process, in turns, and compares their rates.
+The plain loops stand here in full, so that a reader can judge whether they are fair.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyndl_lite import drivers, ensemble
+from dyndl_lite.backprop import Learner, backprop, cross_entropy, squared_error
+from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+
+SCR = (20, 5, 1)
+# work, sizes, learners at once, our steps a round, the plain loop's steps a round
+WORKS = [
+    ("slowly-changing regression", SCR, 300, 10_000, 2_000),
+    ("slowly-changing regression", SCR, 1, 100_000, 2_000),
+    ("3x100 on 784 inputs", (784, 100, 100, 100, 10), 10, 3_000, 1_000),
+    ("3x2000 on 784 inputs", (784, 2000, 2000, 2000, 10), 1, 100, 40),
+]
+STEP_SIZE, REPLACEMENT_RATE, DECAY, MATURITY = 0.001, 1e-4, 0.99, 100
+
+
+class PlainBackprop:
+    """Backprop as people write it: an nn.Module, autograd, an optimiser, one example."""
+
+    def __init__(self, sizes: tuple[int, ...]):
+        layers = [nn.Linear(i, o) for i, o in zip(sizes, sizes[1:])]
+        for layer in layers:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
+        self.optimiser = torch.optim.SGD(self.layers.parameters(), lr=STEP_SIZE)
+
+    def learn(self, x: Tensor, y: Tensor) -> float:
+        """Take one gradient step; give the loss before it."""
+        h, self.features = x, []
+        for layer in self.layers[:-1]:
+            h = torch.relu(layer(h))
+            self.features.append(h)
+        output = self.layers[-1](h)
+        loss = F.mse_loss(output, y) if y.is_floating_point() else F.cross_entropy(output, y)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+
+class PlainContinualBackprop(PlainBackprop):
+    """Continual backprop (contribution utility) in the same style, replacing when it is due."""
+
+    def __init__(self, sizes: tuple[int, ...]):
+        super().__init__(sizes)
+        self.utility = [torch.zeros(n) for n in sizes[1:-1]]
+        self.mean = [torch.zeros(n) for n in sizes[1:-1]]
+        self.age = [torch.zeros(n) for n in sizes[1:-1]]
+        self.due = [0.0 for n in sizes[1:-1]]
+
+    @torch.no_grad()
+    def generate_and_test(self) -> None:
+        """Update the utilities; replace the least useful mature unit of a layer that owes one."""
+        for i, features in enumerate(self.features):
+            layer, after, h = self.layers[i], self.layers[i + 1], features[0]
+            self.age[i] += 1
+            correction = 1 - DECAY ** self.age[i]
+            self.mean[i] = DECAY * self.mean[i] + (1 - DECAY) * h
+            contribution = h.abs() * after.weight.abs().sum(0)
+            self.utility[i] = DECAY * self.utility[i] + (1 - DECAY) * contribution
+            mature = torch.where(self.age[i] > MATURITY)[0]
+            self.due[i] += REPLACEMENT_RATE * len(mature)
+            if self.due[i] >= 1:
+                self.due[i] -= 1
+                k = mature[(self.utility[i] / correction)[mature].argmin()]
+                nn.init.kaiming_uniform_(layer.weight[k:k + 1], nonlinearity="relu")
+                layer.bias[k] = 0
+                after.bias += after.weight[:, k] * self.mean[i][k] / correction[k]
+                after.weight[:, k] = 0
+                self.utility[i][k] = self.mean[i][k] = self.age[i][k] = 0
+
+    def learn(self, x: Tensor, y: Tensor) -> float:
+        """Take one gradient step, then one generate-and-test step."""
+        loss = super().learn(x, y)
+        self.generate_and_test()
+        return loss
+
+
+def _stream(sizes: tuple[int, ...]):
+    """Give the problem of that size; random pictures do where only speed is asked."""
+    if sizes == SCR:
+        return SlowlyChangingRegression()
+    images = torch.rand(1_000, sizes[0], generator=torch.Generator().manual_seed(0))
+    return PermutedImages(images, torch.arange(1_000) % sizes[-1], 1_000, "random images")
+
+
+def _ours(learner: Learner, sizes: tuple[int, ...], runs: int, steps: int) -> Callable:
+    """Give a function that takes `steps` steps of all runs and returns the seconds it took."""
+    stream, seeds = _stream(sizes), torch.arange(runs)
+    nets, hypers = ensemble.start(learner, ensemble.grid(learner, step_size=STEP_SIZE), seeds)
+    kind = drivers.choose(torch.device("cpu"), nets, drivers.WORTH_COMPILING)
+    advance = drivers.make(kind, ensemble.batched(learner.step))
+    chunk = min(steps, 1_000)
+
+    def go() -> float:
+        nonlocal nets
+        begin = time.perf_counter()
+        for t in range(0, steps, chunk):
+            X, Y = stream.examples(seeds, t, chunk)
+            nets, _ = advance(nets, hypers, X, Y)
+        return time.perf_counter() - begin
+
+    go()  # compile, and reach a steady state
+    return go
+
+
+def _plain(loop: PlainBackprop, sizes: tuple[int, ...], steps: int) -> Callable:
+    """Give a function that takes `steps` steps of the plain loop; the data is made before."""
+    X, Y = _stream(sizes).examples(torch.zeros(1, dtype=torch.int64), 0, steps)
+
+    def go() -> float:
+        begin = time.perf_counter()
+        for x, y in zip(X, Y):
+            loop.learn(x, y)
+        return time.perf_counter() - begin
+
+    go()
+    return go
+
+
+def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
+    """Time our learners beside the plain loop on the same work, in turns.
+
+    Parameters
+    ----------
+    rounds : int
+        Interleaved rounds; the median of each one's rate, and of their ratio, is given.
+    quick : bool
+        A tenth of the steps and the smallest work only: to see that it runs.
+
+    Returns
+    -------
+    list of dict
+        work, learner, runs (learners at once), rate and loop_rate (learner-steps per
+        second), ratio. Both use one thread, as is best for small nets; making the examples
+        counts for ours and not for the plain loop.
+    """
+    rows, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for work, sizes, runs, steps, plain_steps in WORKS[:1] if quick else WORKS:
+            loss = squared_error if sizes == SCR else cross_entropy
+            if quick:
+                steps, plain_steps = steps // 10, plain_steps // 10
+            for learner, loop in [(backprop(sizes, loss=loss), PlainBackprop(sizes)),
+                                  (continual_backprop(sizes, loss=loss),
+                                   PlainContinualBackprop(sizes))]:
+                ours = _ours(learner, sizes, runs, steps)
+                plain = _plain(loop, sizes, plain_steps)
+                pairs = [(runs * steps / ours(), plain_steps / plain()) for _ in range(rounds)]
+                rows.append({
+                    "work": work, "learner": learner.description.split()[0], "runs": runs,
+                    "rate": statistics.median(a for a, _ in pairs),
+                    "loop_rate": statistics.median(b for _, b in pairs),
+                    "ratio": statistics.median(a / b for a, b in pairs)})
+    finally:
+        torch.set_num_threads(threads)
+    return rows

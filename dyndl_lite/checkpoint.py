@@ -1,0 +1,48 @@
+"""Save a run so that a killed one goes on where it was, and refuse one that is not its own."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from dyndl_lite.files import atomic
+
+# The code that decides a trajectory: a checkpoint of other code is not continued.
+_CODE = ("backprop", "continual_backprop", "draws", "drivers", "ensemble", "network", "streams")
+
+
+def fingerprint(*facts) -> str:
+    """Digest all that a trajectory depends on: the facts given, torch, and the library's code."""
+    here = Path(__file__).parent
+    code = b"".join((here / f"{name}.py").read_bytes() for name in _CODE)
+    facts = repr((facts, torch.__version__)).encode()
+    return hashlib.sha256(facts + code).hexdigest()[:16]
+
+
+def save(path: Path, state: dict) -> None:
+    """Write a dict of tensors and numbers; the file is replaced whole or not at all."""
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path: Path, mark: str, device: torch.device) -> dict | None:
+    """Read a checkpoint back, or None if there is none or it belongs to another run.
+
+    Raises
+    ------
+    ValueError
+        If the file is there but cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        found = state["fingerprint"]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"checkpoint {path} cannot be read ({type(error).__name__}): delete it "
+                         "to start this run afresh") from error
+    if found != mark:
+        print(f"[dyndl_lite] checkpoint {path} is of other settings or other code: starting "
+              "afresh", flush=True)
+        return None
+    return state

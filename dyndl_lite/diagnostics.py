@@ -1,0 +1,92 @@
+"""What one sees inside a network that loses plasticity: dead units, large weights, low rank.
+
+Each function looks at one matrix of activities H [examples, units] of one hidden layer;
+`diagnose` looks at a whole network, and `ensemble` at thousands of them.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from dyndl_lite.network import Params, forward
+
+
+def dead_units(H: Tensor) -> Tensor:
+    """Share of the units that are silent (activity exactly 0) on every example."""
+    return (H == 0).all(0).float().mean()
+
+
+def rarely_active_units(H: Tensor, share: float = 0.01) -> Tensor:
+    """Share of the units that are active on fewer than `share` of the examples."""
+    return ((H != 0).float().mean(0) < share).float().mean()
+
+
+def weight_magnitude(params: Params) -> Tensor:
+    """Mean magnitude of all weights of the network, biases left out."""
+    total = sum(W.abs().sum() for W, _ in params)
+    return total / sum(W.numel() for W, _ in params)
+
+
+def effective_rank(H: Tensor) -> Tensor:
+    """Effective rank exp(-sum p log p), p = singular values / their sum (Roy, Vetterli 2007).
+
+    From 1 (all activities on one line) to the number of units; 0 if all activities are 0.
+    """
+    s = torch.linalg.svdvals(H)
+    p = s / s.sum().clamp(min=1e-30)
+    entropy = -torch.special.xlogy(p, p).sum()
+    return torch.where(s.sum() > 0, torch.exp(entropy), 0.0)
+
+
+def stable_rank(H: Tensor, share: float = 0.99) -> Tensor:
+    """Stable rank as Dohare et al. (2024) use the name.
+
+    The fewest singular values that together reach 99 % of the sum of all. Elsewhere the
+    name means `stable_rank_frobenius`.
+    """
+    s = torch.linalg.svdvals(H)
+    reached = torch.cumsum(s, 0) >= share * s.sum()
+    fewest = (~reached).sum() + 1
+    return torch.where(s.sum() > 0, fewest, 0).to(H.dtype)
+
+
+def stable_rank_frobenius(H: Tensor) -> Tensor:
+    """Stable rank as in numerical linear algebra: |H|_F^2 / |H|_2^2; 0 if H is 0."""
+    s = torch.linalg.svdvals(H)
+    return (s**2).sum() / (s[0] ** 2).clamp(min=1e-30)
+
+
+LAYER_DIAGNOSTICS = (dead_units, rarely_active_units, effective_rank, stable_rank,
+                     stable_rank_frobenius)
+
+
+def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, Tensor]:
+    """Look inside one network.
+
+    Parameters
+    ----------
+    params : list of (weights, biases), with at least one hidden layer
+    X : tensor [examples, inputs]
+        What to show it; the paper takes examples of the present task.
+    activation : str
+
+    Returns
+    -------
+    dict of scalar tensors
+        Shares of units are over all hidden units, ranks are means over the hidden layers.
+    """
+    features = vmap(lambda x: tuple(forward(params, x, activation)[1]))(X)
+    sizes = torch.tensor([float(H.shape[1]) for H in features], device=X.device)
+    found = {"weight_magnitude": weight_magnitude(params)}
+    for look in LAYER_DIAGNOSTICS:
+        values = torch.stack([look(H) for H in features])
+        weights = sizes if look in (dead_units, rarely_active_units) else torch.ones_like(sizes)
+        found[look.__name__] = (values * weights).sum() / weights.sum()
+    return found
+
+
+def probe(activation: str = "relu") -> Callable:
+    """Give the function of (net, X) that `ensemble.run` calls at the end of every bin."""
+    return lambda net, X: diagnose(net["params"], X, activation)

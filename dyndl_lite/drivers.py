@@ -1,0 +1,181 @@
+"""Ways to push an ensemble through many examples: all give the same numbers, at different speed.
+
+Each takes the batched step (nets, hypers, x, y) -> (nets, scores) and gives
+``advance(nets, hypers, X, Y) -> (nets, scores [steps, settings, runs])``:
+
+=========  ====================================================================================
+eager      a plain loop; needs nothing but torch
+scan       one native loop over all steps: fastest for small nets on CPU
+in_place   one compiled step whose new weights are written over the old: wide nets on CPU
+cuda       compiled steps captured in a CUDA graph
+=========  ====================================================================================
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+# Fewer steps than this are done before a compiler would be.
+WORTH_COMPILING = 3_000
+# A bigger ensemble than this leaves the processor's cache; then copying it costs more than
+# the loop that the scan saves.
+WIDE_BYTES = 16 * 2**20
+# Steps captured in one CUDA graph: replaying them costs one launch.
+GRAPH_STEPS = 50
+
+
+@lru_cache
+def notice(text: str) -> None:
+    """Say something once in the life of the process."""
+    print(f"[dyndl_lite] {text}", flush=True)
+
+
+def choose(device: torch.device, nets: dict, steps: int) -> str:
+    """Name the driver for an ensemble: its device, its size, and how many steps it will take."""
+    if device.type == "cuda":
+        return "cuda"
+    if steps < WORTH_COMPILING:
+        return "eager"
+    size = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(nets))
+    return "in_place" if size > WIDE_BYTES else "scan"
+
+
+def make(kind: str, step: Callable) -> Callable:
+    """Make the driver of that name around a batched step.
+
+    A compiled driver that cannot be built (no C++ compiler, or torch's private scan is gone)
+    gives one notice and goes on as the eager loop.
+    """
+    if kind == "eager":
+        return eager(step)
+    return _or_eager(lambda: {"scan": scan, "in_place": in_place, "cuda": cuda}[kind](step), step)
+
+
+def eager(step: Callable) -> Callable:
+    """Loop over the examples in Python."""
+
+    def advance(nets, hypers, X, Y):
+        scores = []
+        for x, y in zip(X, Y):
+            nets, score = step(nets, hypers, x, y)
+            scores.append(score)
+        return nets, torch.stack(scores)
+
+    return advance
+
+
+def scan(step: Callable) -> Callable:
+    """Compile the whole loop over the examples into one native function."""
+    from torch._higher_order_ops.scan import scan as torch_scan  # private: may move one day
+
+    def body(hypers):
+        def one(nets, example):
+            nets, score = step(nets, hypers, *example)
+            return tree_map(fresh, nets), fresh(score)
+
+        return one
+
+    def fresh(a):  # scan forbids aliased outputs, and wants one layout for all
+        return a.clone(memory_format=torch.contiguous_format)
+
+    def advance(nets, hypers, X, Y):
+        return torch_scan(body(hypers), nets, (X, Y))
+
+    return torch.compile(advance, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+
+
+def _overwriting(step: Callable) -> Callable:
+    """Compile a step that writes the new nets over the old ones.
+
+    The compiler fuses the copy into the update, so a weight is read and written once and
+    nothing is allocated.
+    """
+
+    def one(nets, hypers, x, y):
+        new, score = step(nets, hypers, x, y)
+        tree_map(lambda old, value: old.copy_(value), nets, new)
+        return score
+
+    return torch.compile(one, fullgraph=True, dynamic=False)
+
+
+def in_place(step: Callable) -> Callable:
+    """Loop in Python over a compiled step that overwrites the nets it was given."""
+    one = _overwriting(step)
+
+    def advance(nets, hypers, X, Y):
+        scores = [one(nets, hypers, x, y).clone() for x, y in zip(X, Y)]
+        return nets, torch.stack(scores)
+
+    return advance
+
+
+def cuda(step: Callable) -> Callable:
+    """Replay a CUDA graph of compiled steps; what does not fill a graph goes step by step."""
+    one = _overwriting(step)
+    captured = {}
+
+    def capture(nets, hypers, X, Y):
+        examples = [torch.empty_like(a[:GRAPH_STEPS]) for a in (X, Y)]
+        before = tree_map(torch.clone, nets)
+        for a, b in zip(examples, (X, Y)):
+            a.copy_(b[:GRAPH_STEPS])
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # warm up off the main stream, as capture demands
+            for _ in range(3):
+                one(nets, hypers, examples[0][0], examples[1][0])
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            scores = torch.stack([one(nets, hypers, x, y) for x, y in zip(*examples)])
+        tree_map(lambda now, then: now.copy_(then), nets, before)  # undo the warm-up
+        captured.update(graph=graph, examples=examples, scores=scores, nets=nets, hypers=hypers)
+
+    def advance(nets, hypers, X, Y):
+        whole = len(X) - len(X) % GRAPH_STEPS
+        scores = []
+        if whole and captured.get("nets") is not nets:  # a graph is bound to its tensors
+            capture(nets, hypers, X, Y)
+        for k in range(0, whole, GRAPH_STEPS):
+            for a, b in zip(captured["examples"], (X, Y)):
+                a.copy_(b[k:k + GRAPH_STEPS])
+            captured["graph"].replay()
+            scores.append(captured["scores"].clone())
+        rest = [one(nets, hypers, x, y).clone() for x, y in zip(X[whole:], Y[whole:])]
+        return nets, torch.cat(scores + ([torch.stack(rest)] if rest else []))
+
+    return advance
+
+
+def _or_eager(build: Callable, step: Callable) -> Callable:
+    """Use the compiled driver; if building it fails, fall back to the eager loop, aloud.
+
+    A mistake in the step itself fails in the eager loop too, and is raised from there.
+    """
+    current = None
+
+    def advance(nets, hypers, X, Y):
+        nonlocal current
+        if current is not None:
+            return current(nets, hypers, X, Y)
+        try:
+            compiled = build()
+            result = compiled(nets, hypers, X, Y)
+            current = compiled
+        except Exception as error:  # of many kinds: import, compiler, backend
+            current = eager(step)
+            result = current(nets, hypers, X, Y)
+            notice(f"running uncompiled, correct but many times slower: {_reason(error)}")
+        return result
+
+    return advance
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if "InvalidCxxCompiler" in text or "No working C++ compiler" in text:
+        return "no C++ compiler was found (install g++ or clang++, or set CXX)"
+    return text.splitlines()[0][:160]

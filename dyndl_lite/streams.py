@@ -1,0 +1,215 @@
+"""The problems: endless streams of examples that change under the learner's feet.
+
+A stream is a pure function of (seeds, time): ``examples(seeds, start, count)`` gives the
+examples start, start + 1, ... of every run. Anything with that method and the attributes
+``name``, ``inputs``, ``outputs`` is a stream; `check` is what guards it.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from dyndl_lite import draws
+
+
+def check(stream, X: Tensor, Y: Tensor, start: int) -> None:
+    """Refuse examples that no learner should see.
+
+    Raises
+    ------
+    ValueError
+        Naming the stream and the step, if a value is NaN or infinite, if an input or target
+        has the wrong size, or if a label is out of range.
+    """
+    where = f"stream {stream.name!r}, step"
+    if X.ndim != 3 or X.shape[2] != stream.inputs or X.shape[:2] != Y.shape[:2]:
+        raise ValueError(f"{where} {start}: examples of shape X {tuple(X.shape)}, "
+                         f"Y {tuple(Y.shape)}; expected [steps, runs, {stream.inputs}] and "
+                         "the same steps and runs in Y")
+    good = torch.isfinite(X).all(2)
+    if Y.is_floating_point():
+        if Y.ndim != 3 or Y.shape[2] != stream.outputs:
+            raise ValueError(f"{where} {start}: targets of shape {tuple(Y.shape)}; expected "
+                             f"[steps, runs, {stream.outputs}]")
+        good &= torch.isfinite(Y).all(2)
+        wrong = "NaN or infinite input or target"
+    else:
+        good &= (Y >= 0) & (Y < stream.outputs)
+        wrong = f"NaN or infinite input, or a label outside 0..{stream.outputs - 1}"
+    if not good.all():
+        step, run = (~good).nonzero()[0].tolist()
+        raise ValueError(f"{where} {start + step}, run {run}: {wrong}; mend the data and run "
+                         "again")
+
+
+@dataclass(frozen=True)
+class SlowlyChangingRegression:
+    """Slowly-changing regression (Dohare et al. 2021, section 2.1; 2024, Methods).
+
+    Inputs are 20 bits: 15 slow ones, of which one flips every `flip_period` examples, and
+    5 that are drawn afresh every example. The target is a fixed random network of 100 linear
+    threshold units with weights of +1 and -1, too large for the learner to represent, so the
+    best approximation keeps moving.
+
+    Parameters
+    ----------
+    bits, slow_bits : int
+    flip_period : int
+        Examples between two changes.
+    target_units : int
+    beta : float
+        Threshold of the target's units: (bits + 1) beta - (number of negative weights).
+    released : bool
+        False: as published, one slow bit flips. True: as in the released problem file, all
+        slow bits are redrawn, and a unit's bias enters its threshold with the other sign.
+    """
+
+    bits: int = 20
+    slow_bits: int = 15
+    flip_period: int = 10_000
+    target_units: int = 100
+    beta: float = 0.7
+    released: bool = False
+
+    name = "slowly-changing regression"
+    outputs = 1
+
+    def __post_init__(self):
+        if not 0 <= self.bits - self.slow_bits <= 12 or self.slow_bits < 1:
+            raise ValueError(f"slow_bits {self.slow_bits} of {self.bits}: give at least 1 slow "
+                             "bit and at most 12 fast ones")
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs (the learner adds its own bias)."""
+        return self.bits
+
+    def to(self, device) -> "SlowlyChangingRegression":
+        """Give the stream on a device: it holds no data, so itself."""
+        return self
+
+    def slow(self, seeds: Tensor, periods: Tensor) -> Tensor:
+        """Give the slow bits [periods, runs, slow_bits] (0 or 1) of some flip periods."""
+        where = torch.arange(self.slow_bits, device=seeds.device)
+        if self.released:
+            return draws.bits(seeds[:, None], draws.SLOW_BITS, periods[:, None, None], where) >> 31
+        first = draws.bits(seeds[:, None], draws.SLOW_BITS, 0, where) >> 31
+        change = torch.arange(1, int(periods.max()) + 1, device=seeds.device)
+        which = draws.bits(seeds, draws.SLOW_BITS, change[:, None]) % self.slow_bits
+        flips = torch.cat([first[None], (which[..., None] == where).long()])
+        return flips.cumsum(0)[periods] % 2
+
+    def target(self, seeds: Tensor, X: Tensor) -> Tensor:
+        """Give the target [..., runs, n, 1] of the inputs X [..., runs, n, bits]."""
+        n, m = self.target_units, self.bits
+        where = torch.arange(n * (m + 1) + n + 1, device=seeds.device)
+        signs = (draws.bits(seeds[:, None], draws.TARGET, where) >> 31) * 2.0 - 1
+        W = signs[:, :n * (m + 1)].reshape(-1, n, m + 1)
+        V = signs[:, n * (m + 1):]
+        w, bias = W[..., :m], W[..., m]
+        if self.released:
+            negative = (m - w.sum(-1) + bias) / 2
+        else:
+            negative = (W < 0).sum(-1).to(w.dtype)
+        threshold = (m + 1) * self.beta - negative
+        units = X @ w.mT + (bias - threshold)[:, None] > 0
+        return units.to(X.dtype) @ V[:, :n, None] + V[:, None, n:]
+
+    def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Give X [count, runs, bits] and Y [count, runs, 1] from time `start` on.
+
+        Within a flip period only the fast bits vary, so all 2^(fast bits) examples of each
+        period are worked out once and then looked up.
+        """
+        device, fast_bits = seeds.device, self.bits - self.slow_bits
+        t = torch.arange(start, start + count, device=device)
+        periods = torch.arange(start // self.flip_period,
+                               (start + count - 1) // self.flip_period + 1, device=device)
+        rows = torch.arange(2**fast_bits, device=device)
+        fast = (rows[:, None] >> torch.arange(fast_bits, device=device)) & 1
+        slow = self.slow(seeds, periods)[:, :, None].expand(-1, -1, len(rows), -1)
+        table = torch.cat([slow, fast.expand(*slow.shape[:2], -1, -1)], -1).float()
+        answers = self.target(seeds, table)
+        row = draws.bits(seeds, draws.FAST_BITS, t[:, None]) >> (32 - fast_bits)
+        period = (t // self.flip_period - periods[0])[:, None]
+        run = torch.arange(len(seeds), device=device)
+        where = ((period * len(seeds) + run) * len(rows) + row).flatten()
+        X = table.flatten(0, 2).index_select(0, where)
+        Y = answers.flatten(0, 2).index_select(0, where)
+        return X.reshape(count, len(seeds), -1), Y.reshape(count, len(seeds), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class PermutedImages:
+    """Online permuted images (permuted MNIST: Goodfellow 2013; Dohare et al. 2024).
+
+    A task is one random order of the pixels, the same for all its images; the images of a
+    task come in random order, each once a pass. Every task is as hard as every other.
+
+    Parameters
+    ----------
+    images : float tensor [images, pixels]
+    labels : int64 tensor [images]
+    task_length : int
+        Examples a task: fewer than the images (a random part of them is seen) or more
+        (several passes).
+    name : str
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    task_length: int
+    name: str = "permuted images"
+
+    def __post_init__(self):
+        if self.images.ndim != 2 or len(self.images) != len(self.labels):
+            raise ValueError(f"stream {self.name!r}: images {tuple(self.images.shape)} and labels "
+                             f"{tuple(self.labels.shape)} do not fit [n, pixels] and [n]")
+
+    @property
+    def inputs(self) -> int:
+        """Number of pixels."""
+        return self.images.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return int(self.labels.max()) + 1
+
+    @property
+    def digest(self) -> str:
+        """Checksum of the images and labels, for the provenance of results."""
+        data = self.images.cpu().numpy().tobytes() + self.labels.cpu().numpy().tobytes()
+        return hashlib.sha256(data).hexdigest()[:16]
+
+    def to(self, device) -> "PermutedImages":
+        """Give the same stream with its images on a device."""
+        return PermutedImages(self.images.to(device), self.labels.to(device), self.task_length,
+                              self.name)
+
+    def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Give X [count, runs, pixels] and labels Y [count, runs] from time `start` on."""
+        run = torch.arange(len(seeds), device=seeds.device)[:, None]
+        X, Y, t, stop = [], [], start, start + count
+        while t < stop:  # one stretch within one pass of one task at a time
+            task, within = divmod(t, self.task_length)
+            a_pass, first = divmod(within, len(self.images))
+            length = min(stop - t, self.task_length - within, len(self.images) - first)
+            pixels, order = _task(tuple(seeds.tolist()), seeds.device, self.inputs,
+                                  len(self.images), task, a_pass)
+            chosen = order[:, first:first + length]
+            X.append(self.images[chosen[:, :, None], pixels[:, None, :]].transpose(0, 1))
+            Y.append(self.labels[chosen].T)
+            t += length
+        return torch.cat(X), torch.cat(Y)
+
+
+@lru_cache(maxsize=4)
+def _task(seeds: tuple, device, pixels: int, images: int, task: int, a_pass: int):
+    """Order of the pixels of a task and of the images of one of its passes, for every run."""
+    seeds = torch.tensor(seeds, device=device)
+    return (draws.permutation(seeds, pixels, draws.PIXELS, task),
+            draws.permutation(seeds, images, draws.ORDER, task, a_pass))
