@@ -18,14 +18,14 @@ from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 SCR = (20, 5, 1)
-# work, sizes, learners at once, our steps a round, the plain loop's steps a round
+# work, sizes, seeds, step sizes, our steps a round, the plain loop's steps a round
 WORKS = [
-    ("slowly-changing regression", SCR, 300, 10_000, 2_000),
-    ("slowly-changing regression", SCR, 1, 100_000, 2_000),
-    ("3x100 on 784 inputs", (784, 100, 100, 100, 10), 10, 3_000, 1_000),
-    ("3x2000 on 784 inputs", (784, 2000, 2000, 2000, 10), 1, 100, 40),
+    ("slowly-changing regression", SCR, 100, [0.01, 0.003, 0.001], 10_000, 2_000),
+    ("slowly-changing regression", SCR, 1, [0.01], 100_000, 2_000),
+    ("3x100 on 784 inputs", (784, 100, 100, 100, 10), 10, [0.003], 3_000, 1_000),
+    ("3x2000 on 784 inputs", (784, 2000, 2000, 2000, 10), 1, [0.003], 100, 40),
 ]
-STEP_SIZE, REPLACEMENT_RATE, DECAY, MATURITY = 0.001, 1e-4, 0.99, 100
+STEP_SIZE, REPLACEMENT_RATE, DECAY, MATURITY = 0.003, 1e-4, 0.99, 100
 
 
 class PlainBackprop:
@@ -99,10 +99,12 @@ def _stream(sizes: tuple[int, ...]):
     return PermutedImages(images, torch.arange(1_000) % sizes[-1], 1_000, "random images")
 
 
-def _ours(learner: Learner, sizes: tuple[int, ...], runs: int, steps: int) -> Callable:
-    """Give a function that takes `steps` steps of all runs and returns the seconds it took."""
-    stream, seeds = _stream(sizes), torch.arange(runs)
-    nets, hypers = ensemble.start(learner, ensemble.grid(learner, step_size=STEP_SIZE), seeds)
+def _ours(learner: Learner, sizes: tuple[int, ...], seeds: int, step_sizes: list[float],
+          steps: int) -> Callable:
+    """Give a function that takes `steps` steps of all learners and returns its seconds."""
+    stream, seeds = _stream(sizes), torch.arange(seeds)
+    settings = ensemble.grid(learner, step_size=step_sizes)
+    nets, hypers = ensemble.start(learner, settings, seeds)
     kind = drivers.choose(torch.device("cpu"), nets, drivers.WORTH_COMPILING)
     advance = drivers.make(kind, ensemble.batched(learner.step))
     chunk = min(steps, 1_000)
@@ -146,28 +148,27 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     Returns
     -------
     list of dict
-        work, learner, runs (learners at once), rate and loop_rate (learner-steps per
-        second), ratio. Both use one thread, as is best for small nets; making the examples
-        counts for ours and not for the plain loop.
+        work, learner, runs (learners at once: seeds x step sizes), rate and loop_rate
+        (learner-steps per second), ratio. Both use one thread, or all threads for the wide
+        net, as is best for either; making the examples counts for ours only.
     """
     rows, threads = [], torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for work, sizes, runs, steps, plain_steps in WORKS[:1] if quick else WORKS:
-            loss = squared_error if sizes == SCR else cross_entropy
-            if quick:
-                steps, plain_steps = steps // 10, plain_steps // 10
-            for learner, loop in [(backprop(sizes, loss=loss), PlainBackprop(sizes)),
-                                  (continual_backprop(sizes, loss=loss),
-                                   PlainContinualBackprop(sizes))]:
-                ours = _ours(learner, sizes, runs, steps)
-                plain = _plain(loop, sizes, plain_steps)
-                pairs = [(runs * steps / ours(), plain_steps / plain()) for _ in range(rounds)]
-                rows.append({
-                    "work": work, "learner": learner.description.split()[0], "runs": runs,
-                    "rate": statistics.median(a for a, _ in pairs),
-                    "loop_rate": statistics.median(b for _, b in pairs),
-                    "ratio": statistics.median(a / b for a, b in pairs)})
-    finally:
-        torch.set_num_threads(threads)
+    for work, sizes, seeds, step_sizes, steps, plain_steps in WORKS[:1] if quick else WORKS:
+        torch.set_num_threads(threads if max(sizes) > 1_000 else 1)
+        loss = squared_error if sizes == SCR else cross_entropy
+        if quick:
+            steps, plain_steps = steps // 10, plain_steps // 10
+        for learner, loop in [(backprop(sizes, loss=loss), PlainBackprop(sizes)),
+                              (continual_backprop(sizes, loss=loss),
+                               PlainContinualBackprop(sizes))]:
+            runs = seeds * len(step_sizes)
+            ours = _ours(learner, sizes, seeds, step_sizes, steps)
+            plain = _plain(loop, sizes, plain_steps)
+            pairs = [(runs * steps / ours(), plain_steps / plain()) for _ in range(rounds)]
+            rows.append({
+                "work": work, "learner": learner.description.split()[0], "runs": runs,
+                "rate": statistics.median(a for a, _ in pairs),
+                "loop_rate": statistics.median(b for _, b in pairs),
+                "ratio": statistics.median(a / b for a, b in pairs)})
+    torch.set_num_threads(threads)
     return rows
