@@ -23,7 +23,8 @@ UTILITIES = {
     "weight": lambda h, f, w_in, w_out: w_out,
     "adaptation": lambda h, f, w_in, w_out: 1 / w_in,
     "random": lambda h, f, w_in, w_out: torch.zeros_like(h),  # ranked by fresh draws instead
-}
+}_RANDOM = list(UTILITIES).index("random")
+
 
 def new_units(units: int, device=None) -> dict[str, Tensor]:
     """What one hidden layer knows about its units at the start: nothing."""
@@ -43,8 +44,8 @@ def newborn(units: dict, reborn: Tensor) -> dict[str, Tensor]:
             for name, value in units.items()}
 
 
-def appraise(units: dict, h: Tensor, w_in: Tensor, w_out: Tensor, decay: Tensor,
-             utility: str) -> tuple[dict, Tensor, Tensor]:
+def appraise(units: dict, h: Tensor, w_in: Tensor, w_out: Tensor, hyper: dict,
+             utility: str | None) -> tuple[dict, Tensor, Tensor]:
     """Update one layer's running averages with one example.
 
     Parameters
@@ -55,10 +56,10 @@ def appraise(units: dict, h: Tensor, w_in: Tensor, w_out: Tensor, decay: Tensor,
         The units' activities.
     w_in, w_out : tensors [units]
         Summed magnitudes of each unit's incoming and outgoing weights.
-    decay : scalar tensor
-        eta, of the running averages.
-    utility : str
-        A name in `UTILITIES`.
+    hyper : dict
+        With utility_decay, eta of the running averages.
+    utility : str or None
+        A name in `UTILITIES`; None takes the one that ``hyper["utility"]`` counts to.
 
     Returns
     -------
@@ -67,10 +68,15 @@ def appraise(units: dict, h: Tensor, w_in: Tensor, w_out: Tensor, decay: Tensor,
         Utility and mean activity, corrected for the bias of a young average
         (Dohare et al. 2021, Equations 4 to 7).
     """
+    decay = hyper["utility_decay"]
     past = decay * units["weight_of_past"] + (1 - decay)
     f = decay * units["mean_activity"] + (1 - decay) * h
     f_hat = f / past
-    y = UTILITIES[utility](h, f_hat, w_in, w_out)
+    if utility is None:
+        ys = torch.stack([worth(h, f_hat, w_in, w_out) for worth in UTILITIES.values()])
+        y = ys.index_select(0, hyper["utility"].long().reshape(1)).squeeze(0)
+    else:
+        y = UTILITIES[utility](h, f_hat, w_in, w_out)
     u = decay * units["utility"] + (1 - decay) * y
     units = {**units, "utility": u, "mean_activity": f, "weight_of_past": past,
              "age": units["age"] + 1}
@@ -170,16 +176,18 @@ def forget(memory: dict, chosen: list[tuple[Tensor, Tensor]]) -> dict:
 
 def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
                        loss: Callable = squared_error, optimiser: Optimiser = sgd,
-                       utility: str = "contribution", as_released: bool = False) -> Learner:
+                       utility: str | None = "contribution",
+                       as_released: bool = False) -> Learner:
     """Make a continual-backprop learner, with any number of hidden layers.
 
     Parameters
     ----------
     sizes, activation, loss, optimiser
         As for `backprop`.
-    utility : str
+    utility : str or None
         A name in `UTILITIES`. Nature's is the contribution; adaptable_contribution is the
-        overall utility of the 2021 paper.
+        overall utility of the 2021 paper. None makes it a setting, ``utility`` (0, 1, ... in
+        the order of `UTILITIES`), so that one ensemble compares them all.
     as_released : bool
         False: as published. True: as in the authors' released code, where the mean was
         already zeroed when the biases should receive it, and where the memory of momentum
@@ -198,13 +206,16 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
         If the utility is unknown, there is no hidden layer, or (before a run starts) a
         replacement rate asks for more than one unit a layer and example.
     """
-    if utility not in UTILITIES:
+    if utility is not None and utility not in UTILITIES:
         raise ValueError(f"utility {utility!r} is unknown: use one of {list(UTILITIES)}")
     if len(sizes) < 3:
         raise ValueError(f"sizes {sizes}: continual backprop needs a hidden layer")
     hidden = sizes[1:-1]
 
     def check(setting: dict) -> None:
+        if utility is None and setting["utility"] not in range(len(UTILITIES)):
+            raise ValueError(f"utility {setting['utility']} is unknown: use 0 to "
+                             f"{len(UTILITIES) - 1}, in the order {', '.join(UTILITIES)}")
         if setting["replacement_rate"] * max(hidden) > 1:
             raise ValueError(
                 f"replacement_rate {setting['replacement_rate']} asks for more than one of "
@@ -229,10 +240,12 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
         for layer, h in enumerate(features):
             w_in, w_out = params[layer][0].abs().sum(1), params[layer + 1][0].abs().sum(0)
             units, u_hat, f_hat = appraise(net["units"][layer], h, w_in, w_out,
-                                           hyper["utility_decay"], utility)
-            if utility == "random":
+                                           hyper, utility)
+            if utility in ("random", None):
                 where = torch.arange(h.shape[0], device=h.device)
-                u_hat = draws.uniform(seed, draws.RANDOM_UTILITY, t, where + 2**20 * layer)
+                ranks = draws.uniform(seed, draws.RANDOM_UTILITY, t, where + 2**20 * layer)
+                u_hat = ranks if utility else torch.where(hyper["utility"] == _RANDOM, ranks,
+                                                          u_hat)
             units, pick = choose(units, u_hat, hyper)
             layers.append(newborn(units, pick))
             chosen.append(pick)
@@ -247,7 +260,7 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
         }, score
 
     settings = {**optimiser.settings, "replacement_rate": 1e-4, "utility_decay": 0.99,
-                "maturity_threshold": 100.0}
+                "maturity_threshold": 100.0, **({} if utility else {"utility": 0})}
     description = (f"continual_backprop {sizes} {activation} {loss.__name__} {optimiser.name} "
                    f"{utility} as_released={as_released}")
     return Learner(start, step, settings, description, check)

@@ -37,6 +37,9 @@ def check(stream, X: Tensor, Y: Tensor, start: int) -> None:
         good &= torch.isfinite(Y).all(2)
         wrong = "NaN or infinite input or target"
     else:
+        if Y.ndim != 2:
+            raise ValueError(f"{where} {start}: labels of shape {tuple(Y.shape)}; expected "
+                             "[steps, runs] (or targets in floating point)")
         good &= (Y >= 0) & (Y < stream.outputs)
         wrong = f"NaN or infinite input, or a label outside 0..{stream.outputs - 1}"
     if not good.all():
@@ -61,10 +64,11 @@ class SlowlyChangingRegression:
         Examples between two changes.
     target_units : int
     beta : float
-        Threshold of the target's units: (bits + 1) beta - (number of negative weights).
+        Threshold of the target's units: (bits + 1) beta - (how many of the weights from the
+        bits are negative).
     released : bool
         False: as published, one slow bit flips. True: as in the released problem file, all
-        slow bits are redrawn, and a unit's bias enters its threshold with the other sign.
+        slow bits are redrawn, and a unit's bias enters its threshold.
     """
 
     bits: int = 20
@@ -113,7 +117,7 @@ class SlowlyChangingRegression:
         if self.released:
             negative = (m - w.sum(-1) + bias) / 2
         else:
-            negative = (W < 0).sum(-1).to(w.dtype)
+            negative = (w < 0).sum(-1).to(w.dtype)
         threshold = (m + 1) * self.beta - negative
         units = X @ w.mT + (bias - threshold)[:, None] > 0
         return units.to(X.dtype) @ V[:, :n, None] + V[:, None, n:]
