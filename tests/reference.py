@@ -266,7 +266,7 @@ def threshold_network(seed, x, units=100, beta=0.7):
     y = signs[-1]
     for j in range(units):
         w = signs[j * (m + 1):(j + 1) * (m + 1)]
-        threshold = (m + 1) * beta - w.count(-1)
+        threshold = (m + 1) * beta - w[:m].count(-1)  # the bias is not counted
         if sum(w_i * x_i for w_i, x_i in zip(w, x)) > threshold:
             y += signs[units * (m + 1) + j]
     return y
