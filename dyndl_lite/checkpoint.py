@@ -1,6 +1,7 @@
 """Save a run so that a killed one goes on where it was, and refuse one that is not its own."""
 
 import hashlib
+import io
 from pathlib import Path
 
 import torch
@@ -21,8 +22,10 @@ def fingerprint(*facts) -> str:
 
 def save(path: Path, state: dict) -> None:
     """Write a dict of tensors and numbers; the file is replaced whole or not at all."""
+    whole = io.BytesIO()  # torch's own writer would hide a full disk in a RuntimeError
+    torch.save(state, whole)
     with atomic(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(whole.getbuffer())
 
 
 def load(path: Path, mark: str, device: torch.device) -> dict | None:
