@@ -23,7 +23,8 @@ UTILITIES = {
     "weight": lambda h, f, w_in, w_out: w_out,
     "adaptation": lambda h, f, w_in, w_out: 1 / w_in,
     "random": lambda h, f, w_in, w_out: torch.zeros_like(h),  # ranked by fresh draws instead
-}_RANDOM = list(UTILITIES).index("random")
+}
+_RANDOM = list(UTILITIES).index("random")
 
 
 def new_units(units: int, device=None) -> dict[str, Tensor]:
@@ -36,12 +37,6 @@ def new_units(units: int, device=None) -> dict[str, Tensor]:
         "age": zeros.clone(),  # examples since birth
         "due": torch.zeros((), device=device),  # replacements owed to this layer, a fraction
     }
-
-
-def newborn(units: dict, reborn: Tensor) -> dict[str, Tensor]:
-    """Start the averages and the age of the reborn units from nothing."""
-    return {name: value if name == "due" else torch.where(reborn, 0.0, value)
-            for name, value in units.items()}
 
 
 def appraise(units: dict, h: Tensor, w_in: Tensor, w_out: Tensor, hyper: dict,
