@@ -235,6 +235,17 @@ def test_continual_backprop_agrees_with_the_textbook(utility, optimiser, sizes):
     assert_same_units(net, textbook, 1e-5)
 
 
+@pytest.mark.parametrize("utility", UTILITIES)
+def test_a_utility_that_is_a_setting_is_the_same_utility(utility):
+    sizes, X, Y = (6, 5, 4, 2), *examples(80, 6, 2)
+    net, scores = live(continual_backprop(sizes, utility=utility), X, Y, **BUSY)
+    other, same = live(continual_backprop(sizes, utility=None), X, Y, **BUSY,
+                       utility=list(UTILITIES).index(utility))
+    np.testing.assert_allclose(same, scores, rtol=1e-9)
+    for ours, theirs in zip(net["units"], other["units"], strict=True):
+        assert torch.equal(ours["age"], theirs["age"]) and ours["age"].min() < 20
+
+
 @pytest.mark.parametrize("activation", ["tanh", "swish"])
 def test_continual_backprop_classifies_with_other_activations(activation):
     net, _, textbook, _ = both((6, 5, 4, 3), "mean_corrected_contribution", "sgd",
@@ -392,6 +403,8 @@ def test_at_replacement_rate_zero_continual_backprop_is_backprop(optimiser):
     (lambda: backprop((2,)).start(torch.tensor(0)), ["(2,)"]),
     (lambda: backprop((2, 0, 1)).start(torch.tensor(0)), ["(2, 0, 1)"]),
     (lambda: continual_backprop((2, 3, 1), utility="luck"), ["luck", "contribution"]),
+    (lambda: ensemble.grid(continual_backprop((2, 3, 1), utility=None), utility=6),
+     ["utility 6", "adaptation"]),
     (lambda: continual_backprop((2, 1)), ["(2, 1)", "hidden layer"]),
     (lambda: ensemble.grid(backprop((2, 3, 1)), stepsize=0.1), ["stepsize", "step_size"]),
     (lambda: ensemble.grid(continual_backprop((2, 4, 1)), replacement_rate=[1e-4, 0.3]),

@@ -1,0 +1,85 @@
+"""The bench: that it runs, that what it compares against really does the same work."""
+
+import pytest
+import torch
+
+from dyndl_lite import bench, drivers
+from dyndl_lite.backprop import backprop
+from dyndl_lite.continual_backprop import continual_backprop
+
+
+def test_measure_gives_a_row_for_each_learner(monkeypatch):
+    monkeypatch.setattr(bench, "WORKS", [("tiny", bench.SCR, 2, [0.01, 0.001], 200, 100)])
+    monkeypatch.setattr(drivers, "choose", lambda *_: "eager")
+    threads = torch.get_num_threads()
+    rows = bench.measure(rounds=1, quick=True)
+    assert [(r["work"], r["learner"], r["runs"]) for r in rows] == [
+        ("tiny", "backprop", 4), ("tiny", "continual_backprop", 4)]
+    for row in rows:
+        assert set(row) == {"work", "learner", "runs", "rate", "loop_rate", "ratio"}
+        assert 10 < row["loop_rate"] < 1e6 and 10 < row["rate"] < 1e9
+        assert row["ratio"] == pytest.approx(row["rate"] / row["loop_rate"])
+    assert torch.get_num_threads() == threads
+
+
+def test_the_median_round_counts(monkeypatch):
+    monkeypatch.setattr(bench, "WORKS", [("tiny", bench.SCR, 1, [0.01], 100, 10)])
+    seconds = iter([1.0, 2.0, 4.0] * 2)
+    monkeypatch.setattr(bench, "_ours", lambda *_: lambda: next(seconds))
+    monkeypatch.setattr(bench, "_plain", lambda *_: lambda: 0.5)
+    for row in bench.measure(rounds=3):
+        assert (row["rate"], row["loop_rate"], row["ratio"]) == (50.0, 20.0, 2.5)
+
+
+def side_by_side(learner, plain, sizes, steps):
+    """Let our learner and the plain loop start from one network; give both their errors."""
+    stream, seed = bench._stream(sizes), torch.tensor([5])
+    X, Y = stream.examples(seed, 0, steps)
+    net = learner.start(seed[0])
+    with torch.no_grad():
+        for layer, (W, b) in zip(plain.layers, net["params"]):
+            layer.weight.copy_(W)
+            layer.bias.copy_(b)
+    hyper = {k: torch.tensor(float(v)) for k, v in
+             {**learner.settings, "step_size": bench.STEP_SIZE}.items()}
+    ours, theirs = [], []
+    for x, y in zip(X, Y):
+        net, score = learner.step(net, hyper, x[0], y[0])
+        ours.append(float(score))
+        theirs.append(plain.learn(x, y))
+    return net, ours, theirs
+
+
+def test_the_plain_loop_makes_the_errors_of_our_backprop():
+    _, ours, theirs = side_by_side(backprop(bench.SCR), bench.PlainBackprop(bench.SCR),
+                                   bench.SCR, 100)
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+def test_the_plain_loop_makes_the_errors_of_our_continual_backprop(monkeypatch):
+    sizes = (20, 5, 4, 1)
+    monkeypatch.setattr(bench, "_stream", lambda _: bench.SlowlyChangingRegression())
+    plain = bench.PlainContinualBackprop(sizes)
+    net, ours, theirs = side_by_side(continual_backprop(sizes), plain, sizes, 150)
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    for units, u, f, due in zip(net["units"], plain.utility, plain.mean, plain.due):
+        torch.testing.assert_close(units["utility"], u, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(units["mean_activity"], f, rtol=1e-3, atol=1e-4)
+        assert float(units["due"]) == pytest.approx(due, rel=1e-3)
+
+
+def test_the_plain_loop_really_replaces_units(monkeypatch):
+    """With much to replace it takes the same units, and leaves them in the same state."""
+    monkeypatch.setattr(bench, "REPLACEMENT_RATE", 1 / 32)
+    monkeypatch.setattr(bench, "MATURITY", 20)
+    learner = continual_backprop(bench.SCR)
+    learner.settings.update(replacement_rate=1 / 32, maturity_threshold=20)
+    plain = bench.PlainContinualBackprop(bench.SCR)
+    net, ours, theirs = side_by_side(learner, plain, bench.SCR, 27)  # one is due now
+    age = net["units"][0]["age"]
+    assert (age < 27).sum() == 1 and torch.equal(age, plain.age[0])
+    k = int(age.argmin())
+    assert age[k] == 0 and plain.layers[1].weight[0, k] == 0 and plain.layers[0].bias[k] == 0
+    assert plain.utility[0][k] == plain.mean[0][k] == 0
+    torch.testing.assert_close(plain.layers[1].bias.detach(), net["params"][1][1])
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
