@@ -36,12 +36,17 @@ class Optimiser(NamedTuple):
 
 def squared_error(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and score of a regression: both are the mean squared error of the prediction."""
+    if output.shape != y.shape:  # torch would broadcast in silence
+        raise ValueError(f"squared_error of {tuple(output.shape)} outputs and a target of shape "
+                         f"{tuple(y.shape)}")
     loss = ((output - y) ** 2).mean()
     return loss, loss
 
 
 def cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and score of a classification: -log softmax(output)[y], and 1.0 if y is on top."""
+    if y.is_floating_point() or y.ndim:
+        raise ValueError("cross_entropy needs one whole number, the label, as target")
     chosen = torch.arange(output.shape[0], device=output.device) == y
     loss = torch.logsumexp(output, 0) - torch.where(chosen, output, 0.0).sum()
     return loss, (output.detach().argmax(0) == y).to(output.dtype)

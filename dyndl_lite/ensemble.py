@@ -37,6 +37,8 @@ def grid(learner: Learner, **values: float | list[float]) -> list[dict[str, floa
             raise ValueError(f"setting {name!r} is unknown to {learner.description.split()[0]}: "
                              f"use {', '.join(learner.settings)}")
     lists = [v if isinstance(v, (list, tuple)) else [v] for v in values.values()]
+    if [] in map(list, lists):
+        raise ValueError(f"a setting of {values} has no value: give one or more")
     settings = [{**learner.settings, **dict(zip(values, choice))}
                 for choice in itertools.product(*lists)]
     for setting in settings:
@@ -143,6 +145,9 @@ def _try(name: str, learner: Learner, settings: list[dict], stream, seeds: Tenso
     nets, hypers = start(learner, settings[:1], seeds[:1])
     try:
         batched(learner.step)(nets, hypers, X[0], Y[0])
+        outputs = nets["params"][-1][1].shape[-1]
+        if outputs < stream.outputs:  # a label without an output would be lost in silence
+            raise ValueError(f"it has {outputs} outputs")
     except Exception as error:
         raise ValueError(f"learner {name!r} ({learner.description}) does not fit stream "
                          f"{stream.name!r} ({stream.inputs} inputs, {stream.outputs} outputs): "
