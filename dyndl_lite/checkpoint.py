@@ -9,15 +9,15 @@ import torch
 from dyndl_lite.files import atomic
 
 # The code that decides a trajectory: a checkpoint of other code is not continued.
-_CODE = ("backprop", "continual_backprop", "draws", "drivers", "ensemble", "network", "streams")
+_MODULES = ("backprop", "continual_backprop", "draws", "drivers", "ensemble", "network", "streams")
+# Read at import: what runs, even if a file is edited meanwhile.
+_CODE = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _MODULES)
 
 
 def fingerprint(*facts) -> str:
     """Digest all that a trajectory depends on: the facts given, torch, and the library's code."""
-    here = Path(__file__).parent
-    code = b"".join((here / f"{name}.py").read_bytes() for name in _CODE)
     facts = repr((facts, torch.__version__)).encode()
-    return hashlib.sha256(facts + code).hexdigest()[:16]
+    return hashlib.sha256(facts + _CODE).hexdigest()[:16]
 
 
 def save(path: Path, state: dict) -> None:
