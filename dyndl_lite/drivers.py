@@ -83,7 +83,15 @@ def scan(step: Callable) -> Callable:
     def advance(nets, hypers, X, Y):
         return torch_scan(body(hypers), nets, (X, Y))
 
-    return torch.compile(advance, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+    return _compile(advance, {"cpp_wrapper": True})
+
+
+def _compile(function: Callable, options: dict) -> Callable:
+    """Compile for the shapes that come; every learner of a process may have its own version."""
+    import torch._dynamo  # takes a second, and only compiled drivers need it
+
+    torch._dynamo.config.recompile_limit = 256  # the default gives up after 8 learners
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
 def _overwriting(step: Callable) -> Callable:
@@ -98,8 +106,7 @@ def _overwriting(step: Callable) -> Callable:
         tree_map(lambda old, value: old.copy_(value), nets, new)
         return score
 
-    return torch.compile(one, fullgraph=True, dynamic=False,
-                         options={"realize_reads_threshold": 16})
+    return _compile(one, {"realize_reads_threshold": 16})
 
 
 def in_place(step: Callable) -> Callable:

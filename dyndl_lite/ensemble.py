@@ -168,19 +168,16 @@ class _Life:
         self.total = torch.zeros(len(settings), len(seeds), dtype=torch.float64,
                                  device=seeds.device)
         self.rows = []  # for each bin a dict of metric -> [settings, runs]
-
-    def mark(self) -> str:
-        return checkpoint.fingerprint(
-            self.learner.description, self.settings, self.stream, getattr(
-                self.stream, "digest", ""), self.seeds.tolist(), self.steps, self.bin, self.chunk,
-            self.probe_examples if self.probe else 0, str(self.seeds.device), self.driver)
+        self.mark = checkpoint.fingerprint(
+            learner.description, settings, stream, getattr(stream, "digest", ""), seeds.tolist(),
+            steps, bin, chunk, probe_examples if probe else 0, str(seeds.device), self.driver)
 
     def save(self, path: Path) -> None:
-        checkpoint.save(path, {"fingerprint": self.mark(), "t": self.t, "nets": self.nets,
+        checkpoint.save(path, {"fingerprint": self.mark, "t": self.t, "nets": self.nets,
                                "total": self.total, "rows": self.rows})
 
     def resume(self, path: Path) -> None:
-        state = checkpoint.load(path, self.mark(), self.seeds.device)
+        state = checkpoint.load(path, self.mark, self.seeds.device)
         if state:
             self.t, self.nets, self.total, self.rows = (
                 state[k] for k in ("t", "nets", "total", "rows"))
