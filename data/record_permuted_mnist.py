@@ -30,10 +30,9 @@ PARTS = [
     ("step sizes", backprop, 100, {"step_size": [0.01, 0.003, 0.001]}, 5, 150),
     ("replacement rates", continual_backprop, 100,
      {"step_size": [0.01, 0.003], "replacement_rate": [1e-4, 1e-5]}, 5, 150),
-    ("width 300", backprop, 300, {"step_size": [0.01, 0.003]}, 2, 150),
-    ("width 1000", backprop, 1_000, {"step_size": [0.01]}, 1, 100),
-    ("width 1000 continual", continual_backprop, 1_000,
-     {"step_size": [0.01], "replacement_rate": [1e-4]}, 1, 100),
+    ("width 30", backprop, 30, {"step_size": [0.01]}, 5, 100),
+    ("width 300", backprop, 300, {"step_size": [0.01]}, 2, 100),
+    ("width 1000", backprop, 1_000, {"step_size": [0.01]}, 2, 30),
 ]
 
 

@@ -22,6 +22,7 @@ class Learner(NamedTuple):
     step: Callable  # net, hyper, x, y -> net, score: one example, first predicted, then learned
     settings: dict[str, float]  # what `hyper` holds, with default values
     description: str  # says all that the two functions were built from
+    outputs: int  # length of what it predicts
     check: Callable = lambda setting: None  # raises ValueError for a setting that cannot run
 
 
@@ -143,4 +144,4 @@ def backprop(sizes: tuple[int, ...], activation: str = "relu", loss: Callable = 
         return {"params": params, "memory": memory}, score
 
     description = f"backprop {sizes} {activation} {loss.__name__} {optimiser.name}"
-    return Learner(start, step, dict(optimiser.settings), description)
+    return Learner(start, step, dict(optimiser.settings), description, sizes[-1])

@@ -14,14 +14,15 @@ from dyndl_lite import draws
 from dyndl_lite.backprop import Learner, Optimiser, gradient_step, sgd, squared_error
 from dyndl_lite.network import Params, initialise, weight_bound
 
+_TINY = 1e-12  # a unit that was cut off from all its inputs still has a finite utility
 # What a unit is worth at this example. h: its activity; f: its mean activity;
 # w_in, w_out: the summed magnitudes of its incoming and outgoing weights.
 UTILITIES = {
     "contribution": lambda h, f, w_in, w_out: h.abs() * w_out,
     "mean_corrected_contribution": lambda h, f, w_in, w_out: (h - f).abs() * w_out,
-    "adaptable_contribution": lambda h, f, w_in, w_out: (h - f).abs() * w_out / w_in,
+    "adaptable_contribution": lambda h, f, w_in, w_out: (h - f).abs() * w_out / (w_in + _TINY),
     "weight": lambda h, f, w_in, w_out: w_out,
-    "adaptation": lambda h, f, w_in, w_out: 1 / w_in,
+    "adaptation": lambda h, f, w_in, w_out: 1 / (w_in + _TINY),
     "random": lambda h, f, w_in, w_out: torch.zeros_like(h),  # ranked by fresh draws instead
 }
 _RANDOM = list(UTILITIES).index("random")
@@ -258,4 +259,4 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
                 "maturity_threshold": 100.0, **({} if utility else {"utility": 0})}
     description = (f"continual_backprop {sizes} {activation} {loss.__name__} {optimiser.name} "
                    f"{utility} as_released={as_released}")
-    return Learner(start, step, settings, description, check)
+    return Learner(start, step, settings, description, sizes[-1], check)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import torch
@@ -127,7 +128,7 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
     for name, (learner, settings) in plan.items():
         life = _Life(name, learner, settings, stream, seeds, steps, bin, probe,
                      min(probe_examples, bin), _chunk(stream, len(seeds), bin, chunk))
-        path = Path(folder) / f"{name.replace(' ', '_')}.pt" if folder else None
+        path = Path(folder) / f"{quote(name, safe='')}.pt" if folder else None
         frames.append(life.run(path, save_every))
     return pd.concat(frames, ignore_index=True)
 
@@ -145,13 +146,18 @@ def _try(name: str, learner: Learner, settings: list[dict], stream, seeds: Tenso
     nets, hypers = start(learner, settings[:1], seeds[:1])
     try:
         batched(learner.step)(nets, hypers, X[0], Y[0])
-        outputs = nets["params"][-1][1].shape[-1]
-        if outputs < stream.outputs:  # a label without an output would be lost in silence
-            raise ValueError(f"it has {outputs} outputs")
+        if learner.outputs < stream.outputs:  # a label without an output would go unnoticed
+            raise ValueError(f"it has {learner.outputs} outputs")
     except Exception as error:
         raise ValueError(f"learner {name!r} ({learner.description}) does not fit stream "
                          f"{stream.name!r} ({stream.inputs} inputs, {stream.outputs} outputs): "
                          f"{str(error).splitlines()[0]}") from error
+
+
+def _about(probe: Callable | None) -> tuple:
+    """Say what a probe is, so that another one does not continue its checkpoint."""
+    cells = getattr(probe, "__closure__", None) or ()
+    return getattr(probe, "__qualname__", None), [repr(cell.cell_contents) for cell in cells]
 
 
 class _Life:
@@ -170,7 +176,7 @@ class _Life:
         self.rows = []  # for each bin a dict of metric -> [settings, runs]
         self.mark = checkpoint.fingerprint(
             learner.description, settings, stream, getattr(stream, "digest", ""), seeds.tolist(),
-            steps, bin, chunk, probe_examples if probe else 0, str(seeds.device), self.driver)
+            steps, bin, chunk, _about(probe), probe_examples, str(seeds.device), self.driver)
 
     def save(self, path: Path) -> None:
         checkpoint.save(path, {"fingerprint": self.mark, "t": self.t, "nets": self.nets,
@@ -208,7 +214,7 @@ class _Life:
     def advance(self, advance: Callable) -> None:
         """Let the ensemble live through one chunk of examples."""
         X, Y = self.stream.examples(self.seeds, self.t, self.chunk)
-        streams.check(self.stream, X, Y, self.t)
+        streams.check(self.stream, X, Y, self.t, (self.chunk, len(self.seeds)))
         self.nets, scores = advance(self.nets, self.hypers, X, Y)
         self.metric = "squared_error" if Y.is_floating_point() else "accuracy"
         self.total += scores.double().sum(0)

@@ -1,8 +1,9 @@
 """The problems: endless streams of examples that change under the learner's feet.
 
 A stream is a pure function of (seeds, time): ``examples(seeds, start, count)`` gives the
-examples start, start + 1, ... of every run. Anything with that method and the attributes
-``name``, ``inputs``, ``outputs`` is a stream; `check` is what guards it.
+examples start, start + 1, ... of every run. Anything with that method, a method ``to(device)``,
+the attributes ``name``, ``inputs``, ``outputs``, and a ``repr`` that tells two of them apart is
+a stream; `check` is what guards it.
 """
 
 import hashlib
@@ -15,8 +16,18 @@ from torch import Tensor
 from dyndl_lite import draws
 
 
-def check(stream, X: Tensor, Y: Tensor, start: int) -> None:
+def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | None = None) -> None:
     """Refuse examples that no learner should see.
+
+    Parameters
+    ----------
+    stream
+    X, Y : tensors
+        As its method ``examples`` gave them.
+    start : int
+        Time of the first.
+    asked : (int, int), optional
+        The steps and runs that were asked for.
 
     Raises
     ------
@@ -25,9 +36,11 @@ def check(stream, X: Tensor, Y: Tensor, start: int) -> None:
         has the wrong size, or if a label is out of range.
     """
     where = f"stream {stream.name!r}, step"
-    if X.ndim != 3 or X.shape[2] != stream.inputs or X.shape[:2] != Y.shape[:2]:
+    shape = asked or tuple(X.shape[:2])
+    if X.ndim != 3 or X.shape != (*shape, stream.inputs) or Y.shape[:2] != shape:
+        steps, runs = asked or ("steps", "runs")
         raise ValueError(f"{where} {start}: examples of shape X {tuple(X.shape)}, "
-                         f"Y {tuple(Y.shape)}; expected [steps, runs, {stream.inputs}] and "
+                         f"Y {tuple(Y.shape)}; expected [{steps}, {runs}, {stream.inputs}] and "
                          "the same steps and runs in Y")
     good = torch.isfinite(X).all(2)
     if Y.is_floating_point():

@@ -73,6 +73,8 @@ figure, ax = plt.subplots(figsize=(8, 3.2))
 ax.imshow(history.T, cmap="Greys", aspect="auto", interpolation="nearest")
 ax.set(xlabel="flip periods of 10 000 examples", ylabel="slow bit (index)",
        title="The slow bits of one run: one flips at a time")
+ax.set_yticks(range(0, stream.slow_bits, 2))
+ax.set_xticks(range(0, 20, 2))
 ax.grid(False)
 changes = int((history[1:] != history[:-1]).sum())
 plots.show(figure, "slow_bits", out=out, alt=(
