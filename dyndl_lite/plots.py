@@ -80,7 +80,7 @@ def show(figure: Figure, name: str, alt: str, out: str | Path) -> None:
     """
     figure.tight_layout()
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png", bbox_inches="tight")  # legends may stand outside
     plt.close(figure)
     with atomic(Path(out) / f"{name}.png") as path:
         path.write_bytes(picture.getvalue())

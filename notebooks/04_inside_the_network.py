@@ -21,12 +21,12 @@
 profile = "laptop"  # name of the profile these values come from
 out = "../build/04_inside_the_network"  # folder for figures, tables and checkpoints
 images = "digits"  # digits (8x8, embedded) or mnist (from DYNDL_DATA, or fetched)
-tasks = 80  # permutations in a row
+tasks = 64  # permutations in a row
 task_length = 3594  # examples a task; 3594 is every digit twice
 layers = 1  # hidden layers
 units = 100  # hidden units a layer
 step_size = 0.03  # of continual backprop
-step_sizes = [0.01, 0.03, 0.1]  # of backprop
+step_sizes = [0.01, 0.03, 0.1]  # of backprop; one of them should be `step_size`
 probe_examples = 500  # examples shown to look inside
 runs = 10  # independent networks for each setting, one seed each
 seed = 0  # first seed
