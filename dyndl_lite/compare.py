@@ -17,14 +17,18 @@ def stretch(frame: pd.DataFrame, metric: str, by: list[str], first: float,
     by : list of str
         Columns that tell learners and settings apart.
     first, last : float
-        The stretch as shares of the run: 0 and 0.1 are its first tenth.
+        The stretch as shares of the run: 0 and 0.1 are its first tenth. It holds at least
+        one bin, however few there are.
 
     Returns
     -------
     Series indexed by `by` and seed
     """
-    share = frame.step / frame.step.max()
-    chosen = frame[(share > first) & (share <= last + 1e-9)]
+    steps = frame.groupby(by).step
+    bins, index = steps.transform("nunique"), steps.rank("dense") - 1
+    begin = np.floor(first * bins + 1e-9)  # 0.3 of 10 bins are 3, whatever floats say
+    end = np.maximum(np.floor(last * bins + 1e-9), begin + 1)
+    chosen = frame[(index >= begin) & (index < end)]
     return chosen.groupby([*by, "seed"])[metric].mean()
 
 

@@ -169,13 +169,14 @@ def _or_eager(build: Callable, step: Callable) -> Callable:
         nonlocal current
         if current is not None:
             return current(nets, hypers, X, Y)
+        before = tree_map(torch.clone, nets)  # a driver that fails late may have begun
         try:
             compiled = build()
             result = compiled(nets, hypers, X, Y)
             current = compiled
         except Exception as error:  # of many kinds: import, compiler, backend
             current = eager(step)
-            result = current(nets, hypers, X, Y)
+            result = current(before, hypers, X, Y)
             notice(f"running uncompiled, correct but many times slower: {_reason(error)}")
         return result
 

@@ -11,6 +11,7 @@ from nbformat import NotebookNode
 
 from dyndl_lite.files import UserError, atomic
 from dyndl_lite.notebooks import DEFAULT_PROFILE, SET_BY_RUN
+from dyndl_lite.progress import LINE
 
 
 def in_sync(source: Path, notebook: Path) -> bool:
@@ -77,9 +78,19 @@ def clean(content: NotebookNode) -> None:
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
+            cell.outputs = [without_progress(output) for output in cell.outputs]
+            cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = count
+
+
+def without_progress(output: NotebookNode) -> NotebookNode:
+    """Drop the progress lines from what a cell printed."""
+    if output.output_type == "stream":
+        lines = output.text.splitlines(keepends=True)
+        output.text = "".join(line for line in lines if not LINE.match(line.rstrip("\n")))
+    return output
 
 
 def keep(metadata: dict[str, Any], names: list[str]) -> NotebookNode:

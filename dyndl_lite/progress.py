@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import warnings
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+# What `Lines` prints: a notebook that is kept for readers does without it.
+LINE = re.compile(r".+ \d+ %  \d+ s, about \d+ s left$")
 BATCH_PROGRAMS = {"papermill", "nbconvert", "jupyter-nbconvert", "jupyter-execute", "nbgrader"}
 
 

@@ -271,3 +271,16 @@ def test_misused_commands_exit_2(root, words, capsys):
     with pytest.raises(SystemExit) as ended:
         companion.main(words)
     assert ended.value.code == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_a_pair_does_without_progress_lines(capsys):
+    from nbformat.v4 import new_output
+
+    from dyndl_lite.pairing import without_progress
+    from dyndl_lite.progress import LINE, Lines
+
+    text = "backprop 10 %  7 s, about 61 s left\nbackprop ends at 1.2\n"
+    output = without_progress(new_output("stream", text=text, name="stdout"))
+    assert output.text == "backprop ends at 1.2\n"
+    Lines(10, "two words").update(5)
+    assert LINE.match(capsys.readouterr().out.strip())
