@@ -23,13 +23,13 @@
 profile = "laptop"  # name of the profile these values come from
 out = "../build/02_permuted_images"  # folder for figures, tables and checkpoints
 images = "digits"  # digits (8x8, embedded) or mnist (from DYNDL_DATA, or fetched)
-tasks = 64  # permutations in a row
+tasks = 60  # permutations in a row
 task_length = 3594  # examples a task; 3594 is every digit twice
 layers = 1  # hidden layers
 units = 100  # hidden units a layer
 step_size = 0.03  # where only one is used
 step_sizes = [0.01, 0.1]  # compared with `step_size` for backprop
-widths = [25, 200]  # compared with `units`
+widths = [25, 150]  # compared with `units`
 task_lengths = [1198, 10782]  # rates of change compared with `task_length`
 runs = 10  # independent networks for each setting, one seed each
 seed = 0  # first seed

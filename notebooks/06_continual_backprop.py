@@ -24,7 +24,7 @@
 profile = "laptop"  # name of the profile these values come from
 out = "../build/06_continual_backprop"  # folder for figures, tables and checkpoints
 steps = 1000000  # examples each network sees
-part_steps = 150000  # the same for the comparison of parts of the algorithm
+part_steps = 100000  # the same for the comparison of parts of the algorithm
 runs = 30  # independent networks for each setting, one seed each
 bins = 50  # points a curve
 seed = 0  # first seed
