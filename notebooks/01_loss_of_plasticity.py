@@ -12,7 +12,7 @@
 #
 # **What you will see.** A small network with a large step size beats the linear learner when it
 # is young and falls behind it when it is old, on a problem that never gets harder. A smaller
-# step size delays this and another activation function does not prevent it.
+# step size delays this, and another activation function is no sure cure.
 #
 # The problem is *slowly-changing regression*, from Dohare, Sutton and Mahmood (2021) and Dohare
 # et al. (Nature 632, 2024).

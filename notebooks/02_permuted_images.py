@@ -23,7 +23,7 @@
 profile = "laptop"  # name of the profile these values come from
 out = "../build/02_permuted_images"  # folder for figures, tables and checkpoints
 images = "digits"  # digits (8x8, embedded) or mnist (from DYNDL_DATA, or fetched)
-tasks = 60  # permutations in a row
+tasks = 66  # permutations in a row
 task_length = 3594  # examples a task; 3594 is every digit twice
 layers = 1  # hidden layers
 units = 100  # hidden units a layer
