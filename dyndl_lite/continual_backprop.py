@@ -137,37 +137,34 @@ def rebirth(params: Params, chosen: list[tuple[Tensor, Tensor]], fresh: list[Ten
     left_behind : list of tensors [units]
         What each unit's listeners take into their biases: its mean activity.
     """
-    new = []
-    for layer, (W, b) in enumerate(params):
-        if layer > 0:  # the unit before this layer that goes: first its mean moves ...
-            least, now = chosen[layer - 1]
-            outgoing = W.index_select(1, least.reshape(1)).squeeze(1)
-            mean = left_behind[layer - 1].index_select(0, least.reshape(1))
-            b = b + torch.where(now, outgoing * mean, 0.0)
-            W = torch.where(_reborn(chosen[layer - 1], W.shape[1]), 0.0, W)  # ... then its weights
-        if layer < len(chosen):
-            reborn = _reborn(chosen[layer], W.shape[0])
-            W = torch.where(reborn[:, None], fresh[layer], W)
-            b = torch.where(reborn, 0.0, b)
-        new.append((W, b))
-    return new
+    moved = [params[0]]
+    for (W, b), (least, now), mean in zip(params[1:], chosen, left_behind):  # first the mean moves
+        outgoing = W.index_select(1, least.reshape(1)).squeeze(1)
+        mean = mean.index_select(0, least.reshape(1))
+        moved.append((W, b + torch.where(now, outgoing * mean, 0.0)))
+    return _overwrite(moved, chosen, fresh)  # then the outgoing weights go
 
 
 def forget(memory: dict, chosen: list[tuple[Tensor, Tensor]]) -> dict:
     """Clear the optimiser's memory of every weight into and out of the reborn units."""
+    nothing = [0.0] * len(chosen)
+    return {name: _overwrite(pairs, chosen, nothing) for name, pairs in memory.items()}
 
-    def clear(pairs):
-        new = []
-        for layer, (W, b) in enumerate(pairs):
-            if layer > 0:
-                W = torch.where(_reborn(chosen[layer - 1], W.shape[1]), 0.0, W)
-            if layer < len(chosen):
-                reborn = _reborn(chosen[layer], W.shape[0])
-                W, b = torch.where(reborn[:, None], 0.0, W), torch.where(reborn, 0.0, b)
-            new.append((W, b))
-        return new
 
-    return {name: clear(pairs) for name, pairs in memory.items()}
+def _overwrite(pairs: Params, chosen: list[tuple[Tensor, Tensor]], rows: list) -> Params:
+    """Write a row into the reborn units' incoming weights, 0 into their biases and outgoing ones.
+
+    Between two newborns the row counts: what comes in is fresh, whoever it comes from.
+    """
+    new = []
+    for layer, (W, b) in enumerate(pairs):
+        if layer > 0:
+            W = torch.where(_reborn(chosen[layer - 1], W.shape[1]), 0.0, W)
+        if layer < len(chosen):
+            reborn = _reborn(chosen[layer], W.shape[0])
+            W, b = torch.where(reborn[:, None], rows[layer], W), torch.where(reborn, 0.0, b)
+        new.append((W, b))
+    return new
 
 
 def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",

@@ -216,11 +216,11 @@ class _Life:
         X, Y = self.stream.examples(self.seeds, self.t, self.chunk)
         streams.check(self.stream, X, Y, self.t, (self.chunk, len(self.seeds)))
         self.nets, scores = advance(self.nets, self.hypers, X, Y)
-        self.metric = "squared_error" if Y.is_floating_point() else "accuracy"
+        metric = "squared_error" if Y.is_floating_point() else "accuracy"
         self.total += scores.double().sum(0)
         self.t += self.chunk
         if self.t % self.bin == 0:
-            row = {self.metric: (self.total / self.bin).float()}
+            row = {metric: (self.total / self.bin).float()}
             self.rows.append({k: v.cpu() for k, v in (row | self.look()).items()})
             self.total.zero_()
 
