@@ -7,7 +7,7 @@ a stream; `check` is what guards it.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -218,8 +218,11 @@ class PermutedImages:
 
     def to(self, device) -> "PermutedImages":
         """Give the same stream with its images on a device."""
-        return PermutedImages(self.images.to(device), self.labels.to(device), self.task_length,
-                              self.name)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def permutation(self, task: int) -> int:
+        """Give the number of a task's order of the pixels: each has its own."""
+        return task
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Give X [count, runs, pixels] and labels Y [count, runs] from time `start` on."""
@@ -230,7 +233,7 @@ class PermutedImages:
             a_pass, first = divmod(within, len(self.images))
             length = min(stop - t, self.task_length - within, len(self.images) - first)
             pixels, order = _task(tuple(seeds.tolist()), seeds.device, self.inputs,
-                                  len(self.images), task, a_pass)
+                                  len(self.images), self.permutation(task), task, a_pass)
             chosen = order[:, first:first + length]
             X.append(self.images[chosen[:, :, None], pixels[:, None, :]].transpose(0, 1))
             Y.append(self.labels[chosen].T)
@@ -239,8 +242,9 @@ class PermutedImages:
 
 
 @lru_cache(maxsize=4)
-def _task(seeds: tuple, device, pixels: int, images: int, task: int, a_pass: int):
+def _task(seeds: tuple, device, pixels: int, images: int, permutation: int, task: int,
+          a_pass: int):
     """Order of the pixels of a task and of the images of one of its passes, for every run."""
     seeds = torch.tensor(seeds, device=device)
-    return (draws.permutation(seeds, pixels, draws.PIXELS, task),
+    return (draws.permutation(seeds, pixels, draws.PIXELS, permutation),
             draws.permutation(seeds, images, draws.ORDER, task, a_pass))

@@ -1,0 +1,62 @@
+"""Problems whose tasks return: does a learner that stays able to learn also remember?
+
+A visit is a stretch of examples of one task; a cycle visits every task once, in turn. The error
+over the first examples of a visit says what was kept since the last one (retention), the error
+over whole visits in the first cycle how fast a new task is learned (plasticity).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyndl_lite import draws
+from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+
+
+@dataclass(frozen=True)
+class RecurringContexts(SlowlyChangingRegression):
+    """Slowly-changing regression that returns to a few fixed patterns of its slow bits.
+
+    Target and fast bits are those of `SlowlyChangingRegression`. The slow bits are a context: one
+    of `contexts` random patterns (of the 2^15, so two are hardly ever the same), which are
+    visited in turn.
+
+    Parameters
+    ----------
+    flip_period : int
+        Examples a visit.
+    contexts : int
+        Patterns, drawn once for each seed.
+    """
+
+    flip_period: int = 5_000
+    contexts: int = 8
+
+    name = "recurring contexts"
+
+    def slow(self, seeds: Tensor, periods: Tensor) -> Tensor:
+        """Give the slow bits [periods, runs, slow_bits] (0 or 1) of some visits."""
+        where = torch.arange(self.slow_bits, device=seeds.device)
+        context = (periods % self.contexts)[:, None, None]
+        return draws.bits(seeds[:, None], draws.CONTEXT, context, where) >> 31
+
+
+@dataclass(frozen=True, eq=False)
+class ReturningImages(PermutedImages):
+    """Permuted images whose permutations return, in turn; the images come in a new order.
+
+    Parameters
+    ----------
+    images, labels, task_length, name
+        As for `PermutedImages`; a task is a visit.
+    permutations : int
+        Orders of the pixels, drawn once for each seed.
+    """
+
+    name: str = "returning images"
+    permutations: int = 5
+
+    def permutation(self, task: int) -> int:
+        """Give the number of a task's order of the pixels."""
+        return task % self.permutations
