@@ -111,6 +111,34 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
     ValueError
         If a name, a size or the data is wrong: before the run where it can be known.
     """
+    lives = _lives(stream, learners, seeds, steps, bin, probe, probe_examples, device, chunk)
+    return pd.concat([life.run(_file(folder, life.name), save_every) for life in lives],
+                     ignore_index=True)
+
+
+def live(stream, learner: Learner, values: dict, seeds: Iterable[int], steps: int,
+         name: str = "nets", folder: str | Path | None = None, device: str = "auto") -> dict:
+    """Let one learner's ensemble live, and give its nets as they are at the end.
+
+    Parameters are those of `run`.
+
+    Returns
+    -------
+    dict
+        What the learner remembers, each tensor [settings, runs, ...].
+    """
+    life, = _lives(stream, {name: (learner, values)}, seeds, steps, steps, None, 0, device, CHUNK)
+    life.run(_file(folder, name), 30.0)
+    return life.nets
+
+
+def _file(folder: str | Path | None, name: str) -> Path | None:
+    """Where the checkpoint of a learner is kept."""
+    return Path(folder) / f"{quote(name, safe='')}.pt" if folder else None
+
+
+def _lives(stream, learners, seeds, steps, bin, probe, probe_examples, device, chunk):
+    """Make the ensembles of all learners, one by one, after all have been tried."""
     if steps < 1 or bin < 1 or steps % bin:
         raise ValueError(f"bin {bin} does not divide steps {steps}: choose a bin that does")
     if device == "auto":
@@ -124,13 +152,9 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
             for name, (learner, values) in learners.items()}
     for name, (learner, settings) in plan.items():
         _try(name, learner, settings, stream, seeds)
-    frames = []
     for name, (learner, settings) in plan.items():
-        life = _Life(name, learner, settings, stream, seeds, steps, bin, probe,
-                     min(probe_examples, bin), _chunk(stream, len(seeds), bin, chunk))
-        path = Path(folder) / f"{quote(name, safe='')}.pt" if folder else None
-        frames.append(life.run(path, save_every))
-    return pd.concat(frames, ignore_index=True)
+        yield _Life(name, learner, settings, stream, seeds, steps, bin, probe,
+                    min(probe_examples, bin), _chunk(stream, len(seeds), bin, chunk))
 
 
 def _chunk(stream, runs: int, bin: int, most: int) -> int:
