@@ -1,0 +1,268 @@
+"""Record the comparisons of dynamic deep learning with its rivals that notebooks 12 and 14 show.
+
+    python data/record_dynamic.py scr/20/cbp recurring/20/cbp ...
+
+A part is problem/units/learner, with units hidden units in all; `--list` names all parts. Each
+part runs every setting of the learner's sweep with a few seeds, then the best two settings with
+the rest of the seeds. It writes its rows to data/results/dynamic.csv (problem, units, learner,
+setting, seed, metric, value) and what made them to dynamic.json, and goes on after an
+interruption from its checkpoints under build/record/. permuted_mnist needs DYNDL_DATA.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from dyndl_lite import datasets, ensemble
+from dyndl_lite.backprop import Learner, adam, backprop, cross_entropy, squared_error
+from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.files import atomic
+from dyndl_lite.recurring import RecurringContexts, ReturningImages
+from dyndl_lite.remedies import l2, perturbed
+from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+
+HERE = Path(__file__).resolve().parent
+TABLE, FACTS = HERE / "results/dynamic.csv", HERE / "results/dynamic.json"
+KEY = ["problem", "units", "learner"]
+COLUMNS = [*KEY, "setting", "seed", "metric", "value"]
+CYCLE, VISIT = 8, 5_000  # recurring contexts: visits a cycle, examples a visit
+IMAGES, PASSES = 5, 2  # returning digits: permutations, passes a visit
+TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
+
+
+# What is measured -------------------------------------------------------------------------------
+
+def squared_errors(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """Measure a run on slowly-changing regression."""
+    late = frame[frame.step > frame.step.max() - 200_000]
+    return {"mse_last_200k": late.squared_error, "mse_all": frame.squared_error}
+
+
+def accuracies(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """Measure a run on permuted images."""
+    late = frame[frame.step > frame.step.max() / 2]
+    return {"online_accuracy": frame.accuracy, "online_accuracy_last_half": late.accuracy}
+
+
+def returns(cycle: int, visit: int, metric: str, name: str) -> Callable:
+    """Measure a run whose tasks return: over its last two cycles, and over its first."""
+
+    def measure(frame: pd.DataFrame) -> dict[str, pd.Series]:
+        values, within = frame[metric], (frame.step - 1) % visit
+        last = frame.step > frame.step.max() - 2 * cycle * visit
+        return {f"{name}_visit": values[last],
+                f"{name}_first_100": values[last & (within < 100)],
+                f"{name}_last_1000": values[last & (within >= visit - 1_000)],
+                "plasticity": values[frame.step <= cycle * visit]}
+
+    return measure
+
+
+class Problem(NamedTuple):
+    """A stream, how long it is lived through, and what counts."""
+
+    stream: Callable  # () -> stream
+    steps: int
+    bin: int
+    measure: Callable  # frame -> metric -> values to be averaged, indexed as the frame
+    main: list[str]  # metrics that choose the best settings
+    units: list[int]
+    loss: Callable
+    seeds: tuple[int, int]  # of the sweep, of the best two settings
+
+
+def permuted(pictures: tuple, length: int, name: str) -> PermutedImages:
+    """Give the stream of permuted images."""
+    return PermutedImages(*pictures, length, name)
+
+
+DIGITS = 1_797
+PROBLEMS = {
+    "scr": Problem(SlowlyChangingRegression, 1_000_000, 10_000, squared_errors,
+                   ["mse_last_200k"], [20, 50, 5], squared_error, (10, 30)),
+    "recurring": Problem(
+        lambda: RecurringContexts(flip_period=VISIT, contexts=CYCLE), 640_000, 100,
+        returns(CYCLE, VISIT, "squared_error", "mse"), ["mse_first_100", "mse_visit"], [20, 50],
+        squared_error, (10, 30)),
+    "permuted_digits": Problem(
+        lambda: permuted(datasets.digits(), 2 * DIGITS, "permuted digits"), 66 * 2 * DIGITS,
+        2 * DIGITS, accuracies, ["online_accuracy"], [100], cross_entropy, (10, 30)),
+    "permuted_mnist": Problem(
+        lambda: permuted(datasets.mnist("t10k"), 6_000, "permuted MNIST"), 50 * 6_000, 6_000,
+        accuracies, ["online_accuracy"], [100], cross_entropy, (3, 10)),
+    "returning_digits": Problem(
+        lambda: ReturningImages(*datasets.digits(), 3_600, permutations=IMAGES), 16 * IMAGES * 3_600,
+        100, returns(IMAGES, 3_600, "accuracy", "accuracy"),
+        ["accuracy_first_100", "accuracy_visit"], [100], cross_entropy, (10, 30)),
+}
+
+
+# Who is compared --------------------------------------------------------------------------------
+
+SGD = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03],
+       "recurring": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
+       "permuted_digits": [0.003, 0.01, 0.03, 0.1], "permuted_mnist": [0.001, 0.003, 0.01, 0.03],
+       "returning_digits": [0.003, 0.01, 0.03, 0.1]}
+ADAM = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
+RATES = [1e-5, 1e-4, 1e-3]
+# Narrower where every weight is moved by noise at every example.
+STIRRED = {**SGD, "permuted_mnist": [0.003, 0.01]}
+
+
+def sgd_steps(problem: str) -> dict:
+    """Sweep of the step size alone."""
+    return {"step_size": SGD[problem]}
+
+
+def adam_steps(problem: str) -> dict:
+    """Sweep of Adam's step size alone."""
+    return {"step_size": ADAM}
+
+
+def rates(problem: str) -> dict:
+    """Replacement rates, with almost none where remembering counts."""
+    return {"replacement_rate": ([1e-6] if problem in ("recurring", "returning_digits") else [])
+            + RATES}
+
+
+# learner: (make(sizes, loss) -> Learner, sweep(problem) -> values)
+LEARNERS = {
+    "bp": (lambda sizes, loss: backprop(sizes, loss=loss), sgd_steps),
+    "adam": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=adam), adam_steps),
+    "l2": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2),
+           lambda p: sgd_steps(p) | {"weight_decay": [1e-5, 1e-4, 1e-3]}),
+    "shrink_perturb": (lambda sizes, loss: perturbed(backprop(sizes, loss=loss, optimiser=l2)),
+                       lambda p: {"step_size": STIRRED[p], "weight_decay": [1e-4, 1e-3],
+                                  "noise": [1e-4, 1e-3]}),
+    "cbp": (lambda sizes, loss: continual_backprop(sizes, loss=loss),
+            lambda p: sgd_steps(p) | rates(p)),
+    "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
+                 lambda p: adam_steps(p) | rates(p)),
+}
+
+
+# Recording --------------------------------------------------------------------------------------
+
+def batches(learner: Learner, stream, units: int, runs: int, values: dict):
+    """Cut a sweep into ensembles that fit the cache, along its first setting."""
+    one = 4 * units * (stream.inputs + 2 + learner.outputs) * runs
+    first, *others = values
+    rest = {name: values[name] for name in others}
+    others = len(list(itertools.product(*rest.values())))
+    size = max(1, int(TOGETHER / (one * others)))
+    for i in range(0, len(values[first]), size):
+        yield {first: values[first][i:i + size], **rest}
+
+
+def measured(frame: pd.DataFrame, problem: Problem, names: list[str]) -> pd.DataFrame:
+    """Reduce the bins of an ensemble to one row a setting, seed and metric."""
+    frame = frame.assign(setting=[" ".join(f"{n}={v:g}" for n, v in zip(names, row))
+                                  for row in frame[names].itertuples(index=False)])
+    by = [frame.setting, frame.seed]
+    parts = [values.groupby([by[0][values.index], by[1][values.index]]).mean()
+             .rename("value").reset_index().assign(metric=metric)
+             for metric, values in problem.measure(frame).items()]
+    return pd.concat(parts)
+
+
+def live(name: str, learner: Learner, values: dict, seeds: range) -> pd.DataFrame:
+    """Run some settings of a part with some seeds, from the checkpoint if there is one."""
+    kind, units, who = name.split("/")
+    problem, stream, parts = PROBLEMS[kind], PROBLEMS[kind].stream(), []
+    for some in batches(learner, stream, int(units), len(seeds), values):
+        mark = "_".join(f"{v:g}" for v in itertools.chain(*some.values()))
+        folder = HERE.parent / "build/record" / name / f"{mark}_from_{seeds[0]}"
+        frame = ensemble.run(stream, {who: (learner, some)}, seeds, problem.steps, problem.bin,
+                             folder=folder)
+        parts.append(measured(frame, problem, list(values)))
+    return pd.concat(parts)
+
+
+def best(rows: pd.DataFrame, metric: str, count: int) -> list[str]:
+    """Name the settings with the best mean of a metric; one that ever diverged comes last."""
+    chosen = rows[rows.metric == metric]
+    means = chosen.groupby("setting").value.apply(lambda v: v.mean(skipna=False))
+    means = means.sort_values(ascending=not metric.startswith(("accuracy", "online")),
+                              na_position="last")
+    return list(means.index[:count])
+
+
+def record(name: str) -> pd.DataFrame:
+    """Record one part: the sweep with a few seeds, then the best settings with all."""
+    kind, units, who = name.split("/")
+    problem, stream = PROBLEMS[kind], PROBLEMS[kind].stream()
+    make, sweep = LEARNERS[who]
+    learner, values = make((stream.inputs, int(units), stream.outputs), problem.loss), sweep(kind)
+    few, all_seeds = problem.seeds
+    rows = live(name, learner, values, range(few))
+    for metric in problem.main:
+        warn_of_an_edge(name, best(rows, metric, 1)[0], values)
+    winners = dict.fromkeys(s for metric in problem.main for s in best(rows, metric, 2))
+    for setting in winners:
+        one = {k: [float(v)] for k, v in (pair.split("=") for pair in setting.split())}
+        rows = pd.concat([rows, live(name, learner, one, range(few, all_seeds))])
+    return rows.assign(problem=kind, units=int(units), learner=who)[COLUMNS]
+
+
+def warn_of_an_edge(name: str, setting: str, values: dict) -> None:
+    """Say so when the best setting is at the end of the sweep of its step sizes."""
+    step_size = float(dict(pair.split("=") for pair in setting.split())["step_size"])
+    if len(values["step_size"]) > 1 and step_size in (min(values["step_size"]),
+                                                      max(values["step_size"])):
+        print(f"{name}: the best, {setting}, is at the edge of the sweep: widen it", flush=True)
+
+
+def save(name: str, rows: pd.DataFrame, seconds: float) -> None:
+    """Put a part's rows in the place of its old ones, and note what made them."""
+    kind, units, who = name.split("/")
+    if TABLE.exists():
+        old = pd.read_csv(TABLE)
+        mine = (old.problem == kind) & (old.units == int(units)) & (old.learner == who)
+        rows = pd.concat([old[~mine], rows])
+    rows = rows.sort_values([*KEY, "metric", "setting", "seed"])
+    with atomic(TABLE) as path:
+        rows.to_csv(path, index=False, float_format="%.5g")
+    known = json.loads(FACTS.read_text()) if FACTS.exists() else {}
+    known[name] = {"command": f"python data/record_dynamic.py {name}", "torch": torch.__version__,
+                   "processor": platform.machine(), "seconds": round(seconds)}
+    if kind == "permuted_mnist":
+        known[name]["data"] = ("MNIST t10k, SHA-256 of pixels and labels "
+                               + datasets.MNIST_TEST_SHA256)
+    with atomic(FACTS) as path:
+        path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
+def main() -> None:
+    """Record the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known = [f"{kind}/{units}/{who}" for kind, problem in PROBLEMS.items()
+             for units in problem.units for who in LEARNERS]
+    parser.add_argument("parts", nargs="*", metavar="part", help="problem/units/learner")
+    parser.add_argument("--list", action="store_true", help="name all parts")
+    given = parser.parse_args()
+    unknown = [name for name in given.parts if name not in known]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}: see --list")
+    if given.list:
+        print("\n".join(known))
+    for name in given.parts:
+        begin = time.monotonic()
+        rows = record(name)
+        save(name, rows, time.monotonic() - begin)
+        for metric in PROBLEMS[name.split("/")[0]].main:
+            for setting in best(rows, metric, 2):
+                value = rows[(rows.metric == metric) & (rows.setting == setting)].value
+                print(f"{name}: {metric} {value.mean():.4g} +- {value.sem():.2g} "
+                      f"({len(value)} seeds) at {setting}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
