@@ -16,6 +16,7 @@ way                         asks                                   needs
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -58,21 +59,28 @@ def perturbation(params: Params, X: Tensor, activation: str = "relu",
     list of tensors [units]
         Root mean square of the outputs' change over the examples X, divided by size.
     """
-    before = _outputs(params, X, activation)
 
-    def effect(layer, which):
+    def outputs(layer, which):
         W, b = params[layer]
         scale = 1 + size * which
         moved = [*params[:layer], (W * scale[:, None], b * scale), *params[layer + 1:]]
-        return ((_outputs(moved, X, activation) - before) ** 2).mean().sqrt() / size
+        return _outputs(moved, X, activation)
 
-    return [vmap(lambda which, layer=layer: effect(layer, which))(_each_unit(b))
-            for layer, (_, b) in enumerate(params[:-1])]
+    scores = []
+    for layer, (_, b) in enumerate(params[:-1]):
+        found = vmap(partial(outputs, layer))(_nobody_then_each(b))
+        scores.append(((found[1:] - found[0]) ** 2).mean((1, 2)).sqrt() / size)
+    return scores
 
 
-def _each_unit(b: Tensor) -> Tensor:
-    """One row for each unit of a layer: 1 for itself, 0 for the others."""
-    return torch.eye(len(b), dtype=b.dtype, device=b.device)
+def _nobody_then_each(b: Tensor) -> Tensor:
+    """Rows for a layer: all 0; then for each unit 1 for itself, 0 for the others.
+
+    The undisturbed network goes through the same arithmetic as the others, so that a unit
+    without effect has an effect of exactly 0.
+    """
+    nobody = torch.zeros_like(b)[None]
+    return torch.cat([nobody, torch.eye(len(b), dtype=b.dtype, device=b.device)])
 
 
 def mean_squared_gradient(params: Params, X: Tensor, Y: Tensor, loss: Callable = squared_error,
@@ -210,11 +218,11 @@ def rise_without(params: Params, X: Tensor, Y: Tensor, loss: Callable = squared_
     """Oracle: remove one unit, put its mean in its place; how much does the mean loss rise?"""
     means = [A.mean(0) for A in activities(params, X, activation)[1:]]
     everyone = [torch.ones_like(mean, dtype=torch.bool) for mean in means]
-    before = mean_loss(params, X, Y, loss, activation)
 
-    def rise(layer, which):
+    def without(layer, which):
         others = [*everyone[:layer], which == 0, *everyone[layer + 1:]]
-        return mean_loss(prune(params, others, means), X, Y, loss, activation) - before
+        return mean_loss(prune(params, others, means), X, Y, loss, activation)
 
-    return [vmap(lambda which, layer=layer: rise(layer, which))(_each_unit(mean))
-            for layer, mean in enumerate(means)]
+    losses = [vmap(partial(without, layer))(_nobody_then_each(mean))
+              for layer, mean in enumerate(means)]
+    return [found[1:] - found[0] for found in losses]
