@@ -1,0 +1,110 @@
+"""Weight decay against numpy and torch.optim; noise that is as wide as asked, and its own."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+from test_learners import SEED, double, examples, live
+
+from dyndl_lite import draws, ensemble, network
+from dyndl_lite.backprop import adam, backprop, cross_entropy, momentum, sgd
+from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.remedies import decayed, l2, noise, perturbed
+from dyndl_lite.streams import SlowlyChangingRegression
+
+SIZES = (6, 5, 4, 2)
+RIVALS = {"sgd": (sgd, torch.optim.SGD, {}), "adam": (adam, torch.optim.Adam, {}),
+          "momentum": (momentum, torch.optim.SGD, {"momentum": 0.9})}
+
+
+def plain_loop(X, Y, step_size, weight_decay, width=0.0):
+    """Learn as the textbook does: gradient plus decay, then noise."""
+    W, b = reference.initial_weights(SEED, SIZES, "relu")
+    for t, (x, y) in enumerate(zip(X, Y)):
+        z, h = reference.forward(W, b, x, "relu")
+        _, _, slope = reference.loss_and_slope(z[-1], y, "cross_entropy")
+        gW, gb = reference.backward(W, z, h, slope, "relu")
+        first = 0
+        for layer in range(len(W)):
+            for array, g in ((W[layer], gW[layer]), (b[layer], gb[layer])):
+                bits = reference.draw_bits(SEED, draws.NOISE, t, first + np.arange(array.size))
+                first += array.size
+                byte = sum((bits // np.uint64(256**k) % np.uint64(256)).astype(float)
+                           for k in range(4))
+                stir = (byte - 4 * 127.5) / np.sqrt(4 * (256**2 - 1) / 12)
+                array += -step_size * (g + weight_decay * array) + width * stir.reshape(array.shape)
+    return W, b
+
+
+def assert_same(net, W, b):
+    for (ours, bias), theirs, their_bias in zip(net["params"], W, b, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(bias, their_bias, rtol=1e-5, atol=1e-7)
+
+
+def test_l2_agrees_with_the_textbook():
+    X, Y = examples(200, 6, 2, "cross_entropy")
+    net, _ = live(backprop(SIZES, loss=cross_entropy, optimiser=l2), X, Y, step_size=0.05,
+                  weight_decay=0.02)
+    assert_same(net, *plain_loop(X, Y, 0.05, 0.02))
+
+
+def test_shrink_and_perturb_agrees_with_the_textbook():
+    X, Y = examples(200, 6, 2, "cross_entropy")
+    learner = perturbed(backprop(SIZES, loss=cross_entropy, optimiser=l2))
+    net, _ = live(learner, X, Y, step_size=0.05, weight_decay=0.02, noise=0.01)
+    assert_same(net, *plain_loop(X, Y, 0.05, 0.02, 0.01))
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_decay_agrees_with_torch_optim(name):
+    ours, theirs, more = RIVALS[name]
+    X, Y = examples(100, 6, 2, "cross_entropy")
+    learner = backprop(SIZES, loss=cross_entropy, optimiser=decayed(ours))
+    net, _ = live(learner, X, Y, step_size=0.01, weight_decay=0.1)
+    params = [p.clone().requires_grad_()
+              for pair in double(learner.start(torch.tensor(SEED)))["params"] for p in pair]
+    optimiser = theirs(params, lr=0.01, weight_decay=0.1, **more)
+    for x, y in zip(torch.tensor(X), torch.tensor(Y)):
+        optimiser.zero_grad()
+        output, _ = network.forward(list(zip(params[::2], params[1::2])), x)
+        cross_entropy(output, y)[0].backward()
+        optimiser.step()
+    for a, b in zip([p for pair in net["params"] for p in pair], params, strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_without_decay_and_noise_a_remedy_is_backprop():
+    X, Y = examples(50, 6, 2)
+    plain, scores = live(backprop(SIZES), X, Y)
+    for learner, off in [(backprop(SIZES, optimiser=l2), {"weight_decay": 0}),
+                         (perturbed(backprop(SIZES)), {"noise": 0})]:
+        net, same = live(learner, X, Y, **off)
+        assert same == scores
+        for (W, b), (V, c) in zip(net["params"], plain["params"], strict=True):
+            assert torch.equal(W, V) and torch.equal(b, c)
+
+
+def test_noise_is_nearly_normal_and_new_for_every_weight_and_time():
+    params = network.initialise(torch.tensor(SEED), (200, 100, 10))
+    e = torch.cat([torch.cat([n.flatten() for pair in noise(torch.tensor(SEED), torch.tensor(t),
+                                                            params) for n in pair])[None]
+                   for t in range(3)]).double()
+    assert e.mean(1).abs().max() < 0.035 and (e.var(1) - 1).abs().max() < 0.04  # 5 s. e.
+    within = (e.abs() < 1).double().mean()
+    assert abs(within - 0.683) < 0.02
+    assert (torch.corrcoef(e) - torch.eye(3)).abs().max() < 0.035
+    assert abs(torch.corrcoef(torch.stack([e[0, 1:], e[0, :-1]]))[0, 1]) < 0.035
+
+
+@pytest.mark.parametrize("learner", [perturbed(backprop((20, 3, 1), optimiser=l2)),
+                                     perturbed(continual_backprop((20, 3, 1))),
+                                     continual_backprop((20, 3, 1), optimiser=decayed(adam))],
+                         ids=lambda learner: learner.description.split(" (")[0])
+def test_remedies_run_as_an_ensemble_and_alone_the_same(learner):
+    stream = SlowlyChangingRegression()
+    together = ensemble.run(stream, {"it": (learner, {"step_size": [0.01, 0.001]})}, [0, 5], 300,
+                            100)
+    alone = ensemble.run(stream, {"it": (learner, {"step_size": 0.001})}, [5], 300, 100)
+    chosen = together[(together.seed == 5) & (together.step_size == 0.001)]
+    np.testing.assert_allclose(chosen.squared_error, alone.squared_error, rtol=1e-4)
