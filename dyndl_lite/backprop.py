@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.utils._pytree import tree_map
 
+from dyndl_lite import network
 from dyndl_lite.network import Params, forward, initialise
 
 
@@ -30,7 +31,9 @@ class Optimiser(NamedTuple):
     """What turns gradients into weight changes, and what it remembers of them."""
 
     start: Callable  # params -> memory: a dict of lists shaped like params
-    update: Callable  # params, gradients, memory, hyper -> params, memory
+    # params, gradients, memory, hyper, inputs, curvatures -> params, memory. `inputs` are those
+    # of each layer, [x, hidden activities ...]; `curvatures()` gives `network.curvatures`.
+    update: Callable
     settings: dict[str, float]
     name: str
 
@@ -53,18 +56,30 @@ def cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (output.detach().argmax(0) == y).to(output.dtype)
 
 
-def _sgd(params, gradients, memory, hyper):
+def _of_cross_entropy(output):
+    p = torch.softmax(output, 0)
+    return p * (1 - p)
+
+
+#: Second derivative of a loss with respect to each output.
+CURVATURE = {
+    squared_error: lambda output: torch.full_like(output, 2 / output.shape[0]),
+    cross_entropy: _of_cross_entropy,
+}
+
+
+def _sgd(params, gradients, memory, hyper, *_):
     step_size = hyper["step_size"]
     return tree_map(lambda w, g: w - step_size * g, params, gradients), memory
 
 
-def _momentum(params, gradients, memory, hyper):
+def _momentum(params, gradients, memory, hyper, *_):
     trace = tree_map(lambda v, g: hyper["momentum"] * v + g, memory["trace"], gradients)
     params = tree_map(lambda w, v: w - hyper["step_size"] * v, params, trace)
     return params, {"trace": trace}
 
 
-def _adam(params, gradients, memory, hyper):
+def _adam(params, gradients, memory, hyper, *_):
     b1, b2 = hyper["beta_1"], hyper["beta_2"]
     m = tree_map(lambda m, g: b1 * m + (1 - b1) * g, memory["m"], gradients)
     v = tree_map(lambda v, g: b2 * v + (1 - b2) * g * g, memory["v"], gradients)
@@ -108,10 +123,16 @@ def gradient_step(net: dict, hyper: dict, x: Tensor, y: Tensor, activation: str,
     def objective(params):
         output, features = forward(params, x, activation)
         value, score = loss(output, y)
-        return value, (features, score)
+        return value, (output, features, score)
 
-    gradients, (features, score) = grad(objective, has_aux=True)(net["params"])
-    params, memory = optimiser.update(net["params"], gradients, net["memory"], hyper)
+    gradients, (output, features, score) = grad(objective, has_aux=True)(net["params"])
+    inputs = [x, *features]
+
+    def curvatures():  # a function, so that it costs nothing where nobody asks
+        return network.curvatures(net["params"], inputs, CURVATURE[loss](output), activation)
+
+    params, memory = optimiser.update(net["params"], gradients, net["memory"], hyper, inputs,
+                                      curvatures)
     return params, memory, features, score
 
 
@@ -128,7 +149,7 @@ def backprop(sizes: tuple[int, ...], activation: str = "relu", loss: Callable = 
     loss : function
         `squared_error` or `cross_entropy`.
     optimiser : Optimiser
-        `sgd`, `momentum` or `adam`.
+        `sgd`, `momentum`, `adam`, or one with learned step sizes (`step_sizes`).
 
     Returns
     -------

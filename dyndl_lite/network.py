@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
 from dyndl_lite import draws
 
@@ -96,3 +97,32 @@ def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor
         features.append(h)
     W, b = params[-1]
     return W @ h + b, features
+
+
+def curvatures(params: Params, inputs: list[Tensor], of_output: Tensor,
+               activation: str = "relu") -> list[Tensor]:
+    """Carry the curvature of the loss back to every unit.
+
+    Approximate second derivatives of the loss with respect to each unit's summed input z, as
+    LeCun, Denker and Solla (1990, Equations 6 to 9) carry them back, without the term in f'':
+    c_j = f'(z_j)^2 sum_k w_kj^2 c_k, never negative.
+
+    Parameters
+    ----------
+    params : list of (weights, biases)
+    inputs : list of tensors [inputs]
+        Of each layer: x, then the activities of the hidden layers.
+    of_output : tensor [outputs]
+        Second derivatives with respect to the outputs.
+    activation : str
+
+    Returns
+    -------
+    list of tensors [units], one a layer
+    """
+    f = ACTIVATIONS[activation]
+    c = [of_output]
+    for (W, b), a, (W_next, _) in zip(params[-2::-1], inputs[-2::-1], params[:0:-1]):
+        slope = grad(lambda z: f(z).sum())(W @ a + b)
+        c.append(slope**2 * ((W_next**2).T @ c[-1]))
+    return c[::-1]

@@ -1,0 +1,178 @@
+"""Learned step sizes: every weight has its own, and learns it too, by a gradient of its own.
+
+A rule is written for **one linear unit**, as its paper writes it: `idbd`, `autostep`, `swift`,
+`meta_optimize`, and `lms` with its one fixed step size. `linear` makes a learner of a rule.
+`adapt` lets every unit of a layer follow the rule with its own local error, and `per_unit` makes
+an optimiser of that, for backprop and for continual backprop.
+
+All memory is zero at the start, so that clearing it makes a weight new: beta is the log of the
+step size over the initial one, h a trace of the weight's recent changes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from dyndl_lite.backprop import Learner, Optimiser
+
+
+class Rule(NamedTuple):
+    """How one linear unit learns its weights and their step sizes."""
+
+    update: Callable  # memory, delta, a, c, hyper -> memory, change
+    memory: tuple[str, ...]  # names of what it remembers, one number a weight each
+    settings: dict[str, float]
+
+
+# Every update below takes and gives the same:
+#   memory : dict of tensors [inputs]
+#   delta  : scalar, the unit's error: target - output, or minus the loss's slope in its sum z
+#   a      : tensor [inputs], what the unit hears
+#   c      : scalar, the curvature of the loss in z: 1 for (target - output)^2 / 2
+#   hyper  : dict of scalars, the rule's settings; step_size is the initial one
+#   -> memory after the example, and change [inputs] to be added to the weights
+
+
+def _lms(memory, delta, a, c, hyper):
+    return memory, hyper["step_size"] * delta * a
+
+
+def _idbd(memory, delta, a, c, hyper):
+    beta = memory["beta"] + hyper["meta_step_size"] * delta * a * memory["h"]
+    alpha = hyper["step_size"] * torch.exp(beta)
+    change = alpha * delta * a
+    h = memory["h"] * torch.clamp(1 - alpha * c * a**2, min=0) + change
+    return {"beta": beta, "h": h}, change
+
+
+def _autostep(memory, delta, a, c, hyper):
+    beta, v, h = memory["beta"], memory["v"], memory["h"]
+    slope = delta * a * h  # of the squared error in beta, with its sign turned
+    alpha = hyper["step_size"] * torch.exp(beta)
+    # v normalises the slope: it rises at once and falls slowly, over tau effective examples.
+    v = torch.maximum(slope.abs(), v + alpha * c * a**2 * (slope.abs() - v) / hyper["tau"])
+    beta = beta + torch.where(v > 0, hyper["meta_step_size"] * slope / v, 0.0)
+    alpha = hyper["step_size"] * torch.exp(beta)
+    # The share of its own error that the unit would correct: never more than all of it.
+    M = torch.clamp((alpha * c * a**2).sum(), min=1)
+    alpha = alpha / M
+    change = alpha * delta * a
+    h = h * (1 - alpha * c * a**2) + change
+    return {"beta": beta - torch.log(M), "v": v, "h": h}, change
+
+
+def _swift(memory, delta, a, c, hyper):
+    bound, h = hyper["bound"], memory["h"]
+    alpha = hyper["step_size"] * torch.exp(memory["beta"])
+    beta = memory["beta"] + hyper["meta_step_size"] * delta * a * h / alpha
+    beta = torch.minimum(beta, torch.log(bound / hyper["step_size"]))
+    alpha = hyper["step_size"] * torch.exp(beta)
+    rate = (alpha * c * a**2).sum()
+    scale = bound / torch.maximum(rate, bound)
+    change = scale * alpha * delta * a
+    h = h * torch.clamp(1 - alpha * c * a**2, min=0) + change
+    exceeded = rate > bound  # then those who caused it take smaller steps from now on
+    beta = beta + torch.where(exceeded, torch.log(hyper["decay"]) * c * a**2, 0.0)
+    return {"beta": beta, "h": torch.where(exceeded, 0.0, h)}, change
+
+
+def _meta_optimize(memory, delta, a, c, hyper):
+    slope = (memory["h"] * delta * a).sum()  # one step size for all weights of the unit
+    m = memory["m"]
+    beta = memory["beta"] + hyper["meta_step_size"] * torch.sign(0.9 * m + 0.1 * slope)
+    change = hyper["step_size"] * torch.exp(memory["beta"]) * delta * a
+    h = hyper["discount"] * memory["h"] + change
+    return {"beta": beta, "h": h, "m": 0.99 * m + 0.01 * slope}, change
+
+
+#: Least mean squares (Widrow and Hoff 1960): one fixed step size.
+lms = Rule(_lms, (), {"step_size": 0.01})
+#: IDBD (Sutton 1992, Figure 2). With a curvature other than 1 its decay of h follows.
+idbd = Rule(_idbd, ("beta", "h"), {"step_size": 0.05, "meta_step_size": 0.01})
+#: Autostep (Mahmood, Sutton, Degris and Pilarski 2012, Table 1): IDBD whose step in beta does
+#: not depend on scale, and whose step never overshoots.
+autostep = Rule(_autostep, ("beta", "v", "h"),
+                {"step_size": 0.001, "meta_step_size": 0.01, "tau": 1e4})
+#: SwiftTD (Javed, Sharifnassab and Sutton 2024) without its traces, for a target that is there at
+#: once: meta-steps in proportion to 1 / alpha, the share corrected bounded, and decay where
+#: it was exceeded.
+swift = Rule(_swift, ("beta", "h"),
+             {"step_size": 0.01, "meta_step_size": 0.001, "bound": 1.0, "decay": 0.999})
+#: MetaOptimize (Sharifnassab, Salehkaleybar and Sutton 2024), Hessian-free, base SGD, meta Lion,
+#: one step size a unit. Its h forgets at a fixed rate, where IDBD's forgets as weights are relearned.
+meta_optimize = Rule(_meta_optimize, ("beta", "h", "m"),
+                     {"step_size": 0.001, "meta_step_size": 0.001, "discount": 0.999})
+
+
+def linear(inputs: int, rule: Rule) -> Learner:
+    """Make a linear unit without a bias, all weights zero at the start, that follows a rule."""
+    name = rule.update.__name__.lstrip("_")
+
+    def start(seed: Tensor) -> dict:
+        zeros = torch.zeros(inputs, device=seed.device)
+        return {"w": zeros, "memory": {part: zeros.clone() for part in rule.memory}}
+
+    def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
+        delta = y.squeeze(0) - net["w"] @ x
+        memory, change = rule.update(net["memory"], delta, x, torch.ones_like(delta), hyper)
+        return {"w": net["w"] + change, "memory": memory}, delta**2
+
+    return Learner(start, step, dict(rule.settings), f"linear {inputs} {name}", 1)
+
+
+def adapt(rule: Rule, memory: dict, delta: Tensor, a: Tensor, c: Tensor,
+          hyper: dict) -> tuple[dict, Tensor]:
+    """Let every unit of a layer follow a rule with its own local error, curvature and bound.
+
+    Parameters
+    ----------
+    rule : Rule
+    memory : dict of tensors [units, inputs]
+    delta : tensor [units]
+        Local errors: a unit's hunger times the slope of its activation function.
+    a : tensor [inputs]
+        What the layer hears; a bias is the weight of an input that is always 1.
+    c : tensor [units]
+        Curvatures, as `network.curvatures` gives them.
+    hyper : dict
+
+    Returns
+    -------
+    memory, change [units, inputs]
+    """
+    return vmap(rule.update, in_dims=(0, 0, None, 0, None))(memory, delta, a, c, hyper)
+
+
+def per_unit(rule: Rule) -> Optimiser:
+    """Make an optimiser of a rule for one unit: in a deep net each unit has its local error."""
+    name = rule.update.__name__.lstrip("_")
+
+    def start(params):
+        return {part: [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in params]
+                for part in rule.memory}
+
+    def update(params, gradients, memory, hyper, inputs, curvatures):
+        after, moved = {part: [] for part in rule.memory}, []
+        for layer, c in enumerate(curvatures()):
+            (W, b), (_, slope) = params[layer], gradients[layer]  # a bias's slope is its unit's
+            past = {part: _join(*pairs[layer]) for part, pairs in memory.items()}
+            a = torch.cat([inputs[layer], torch.ones_like(inputs[layer][:1])])
+            now, change = adapt(rule, past, -slope, a, c, hyper)
+            for part, value in now.items():
+                after[part].append(_split(value))
+            dW, db = _split(change)
+            moved.append((W + dW, b + db))
+        return moved, after
+
+    return Optimiser(start, update, dict(rule.settings), f"per-unit {name}")
+
+
+def _join(W: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([W, b[:, None]], 1)
+
+
+def _split(joined: Tensor) -> tuple[Tensor, Tensor]:
+    return joined[:, :-1], joined[:, -1]
