@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from dyndl_lite import datasets, ensemble
+from dyndl_lite import compare, datasets, ensemble, recurring
 from dyndl_lite.backprop import Learner, adam, backprop, cross_entropy, squared_error
 from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.files import atomic
@@ -34,34 +34,31 @@ TABLE, FACTS = HERE / "results/dynamic.csv", HERE / "results/dynamic.json"
 KEY = ["problem", "units", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "metric", "value"]
 CYCLE, VISIT = 8, 5_000  # recurring contexts: visits a cycle, examples a visit
-IMAGES, PASSES = 5, 2  # returning digits: permutations, passes a visit
+IMAGES, READING = 5, 3_600  # returning digits: permutations, examples a visit (two passes)
 TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
 
 
 # What is measured -------------------------------------------------------------------------------
 
-def squared_errors(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Measure a run on slowly-changing regression."""
-    late = frame[frame.step > frame.step.max() - 200_000]
-    return {"mse_last_200k": late.squared_error, "mse_all": frame.squared_error}
+def squared_errors(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Measure a run on slowly-changing regression: the last fifth is 200 000 examples."""
+    return pd.DataFrame({"mse_last_200k": compare.stretch(frame, "squared_error", by, 0.8, 1),
+                         "mse_all": compare.stretch(frame, "squared_error", by, 0, 1)})
 
 
-def accuracies(frame: pd.DataFrame) -> dict[str, pd.Series]:
+def accuracies(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Measure a run on permuted images."""
-    late = frame[frame.step > frame.step.max() / 2]
-    return {"online_accuracy": frame.accuracy, "online_accuracy_last_half": late.accuracy}
+    return pd.DataFrame(
+        {"online_accuracy": compare.stretch(frame, "accuracy", by, 0, 1),
+         "online_accuracy_last_half": compare.stretch(frame, "accuracy", by, 0.5, 1)})
 
 
-def returns(cycle: int, visit: int, metric: str, name: str) -> Callable:
-    """Measure a run whose tasks return: over its last two cycles, and over its first."""
+def returns(metric: str, name: str, cycle: int, visit: int) -> Callable:
+    """Measure a run whose tasks return."""
 
-    def measure(frame: pd.DataFrame) -> dict[str, pd.Series]:
-        values, within = frame[metric], (frame.step - 1) % visit
-        last = frame.step > frame.step.max() - 2 * cycle * visit
-        return {f"{name}_visit": values[last],
-                f"{name}_first_100": values[last & (within < 100)],
-                f"{name}_last_1000": values[last & (within >= visit - 1_000)],
-                "plasticity": values[frame.step <= cycle * visit]}
+    def measure(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+        means = recurring.remembered(frame, metric, by, cycle, visit)
+        return means.rename(columns=lambda c: c if c == "plasticity" else f"{name}_{c}")
 
     return measure
 
@@ -72,7 +69,7 @@ class Problem(NamedTuple):
     stream: Callable  # () -> stream
     steps: int
     bin: int
-    measure: Callable  # frame -> metric -> values to be averaged, indexed as the frame
+    measure: Callable  # frame, by -> one row a setting and seed, one column a metric
     main: list[str]  # metrics that choose the best settings
     units: list[int]
     loss: Callable
@@ -90,7 +87,7 @@ PROBLEMS = {
                    ["mse_last_200k"], [20, 50, 5], squared_error, (10, 30)),
     "recurring": Problem(
         lambda: RecurringContexts(flip_period=VISIT, contexts=CYCLE), 640_000, 100,
-        returns(CYCLE, VISIT, "squared_error", "mse"), ["mse_first_100", "mse_visit"], [20, 50],
+        returns("squared_error", "mse", CYCLE, VISIT), ["mse_first_100", "mse_visit"], [20, 50],
         squared_error, (10, 30)),
     "permuted_digits": Problem(
         lambda: permuted(datasets.digits(), 2 * DIGITS, "permuted digits"), 66 * 2 * DIGITS,
@@ -99,20 +96,22 @@ PROBLEMS = {
         lambda: permuted(datasets.mnist("t10k"), 6_000, "permuted MNIST"), 50 * 6_000, 6_000,
         accuracies, ["online_accuracy"], [100], cross_entropy, (3, 10)),
     "returning_digits": Problem(
-        lambda: ReturningImages(*datasets.digits(), 3_600, permutations=IMAGES), 16 * IMAGES * 3_600,
-        100, returns(IMAGES, 3_600, "accuracy", "accuracy"),
+        lambda: ReturningImages(*datasets.digits(), READING, permutations=IMAGES),
+        16 * IMAGES * READING, 100, returns("accuracy", "accuracy", IMAGES, READING),
         ["accuracy_first_100", "accuracy_visit"], [100], cross_entropy, (10, 30)),
 }
 
 
 # Who is compared --------------------------------------------------------------------------------
 
-SGD = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03],
+SGD = {"scr": [0.0003, 0.001, 0.003, 0.005, 0.01, 0.03],
        "recurring": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
        "permuted_digits": [0.003, 0.01, 0.03, 0.1], "permuted_mnist": [0.001, 0.003, 0.01, 0.03],
        "returning_digits": [0.003, 0.01, 0.03, 0.1]}
 ADAM = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
-RATES = [1e-5, 1e-4, 1e-3]
+RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 1e-3],
+         "permuted_digits": [1e-5, 1e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
+         "returning_digits": [1e-6, 1e-5, 1e-4, 1e-3]}
 # Narrower where every weight is moved by noise at every example.
 STIRRED = {**SGD, "permuted_mnist": [0.003, 0.01]}
 
@@ -128,9 +127,8 @@ def adam_steps(problem: str) -> dict:
 
 
 def rates(problem: str) -> dict:
-    """Replacement rates, with almost none where remembering counts."""
-    return {"replacement_rate": ([1e-6] if problem in ("recurring", "returning_digits") else [])
-            + RATES}
+    """Sweep of the replacement rate."""
+    return {"replacement_rate": RATES[problem]}
 
 
 # learner: (make(sizes, loss) -> Learner, sweep(problem) -> values)
@@ -166,11 +164,8 @@ def measured(frame: pd.DataFrame, problem: Problem, names: list[str]) -> pd.Data
     """Reduce the bins of an ensemble to one row a setting, seed and metric."""
     frame = frame.assign(setting=[" ".join(f"{n}={v:g}" for n, v in zip(names, row))
                                   for row in frame[names].itertuples(index=False)])
-    by = [frame.setting, frame.seed]
-    parts = [values.groupby([by[0][values.index], by[1][values.index]]).mean()
-             .rename("value").reset_index().assign(metric=metric)
-             for metric, values in problem.measure(frame).items()]
-    return pd.concat(parts)
+    return problem.measure(frame, ["setting"]).reset_index().melt(["setting", "seed"], None,
+                                                                  "metric")
 
 
 def live(name: str, learner: Learner, values: dict, seeds: range) -> pd.DataFrame:
