@@ -5,8 +5,8 @@ A rule is written for **one linear unit**, as its paper writes it: `idbd`, `auto
 `adapt` lets every unit of a layer follow the rule with its own local error, and `per_unit` makes
 an optimiser of that, for backprop and for continual backprop.
 
-All memory is zero at the start, so that clearing it makes a weight new: beta is the log of the
-step size over the initial one, h a trace of the weight's recent changes.
+Memory is zero at the start, and clearing it makes a weight new: a step size alpha of 0 stands for
+the initial one. h is a trace of the weight's recent changes.
 """
 
 from collections.abc import Callable
@@ -35,75 +35,79 @@ class Rule(NamedTuple):
 #   hyper  : dict of scalars, the rule's settings; step_size is the initial one
 #   -> memory after the example, and change [inputs] to be added to the weights
 
+_LEAST = 1e-10  # a step size that shrinks for ever would end as 0, which says "new"
+
+
+def _alpha(memory, hyper):
+    return torch.where(memory["alpha"] > 0, memory["alpha"], hyper["step_size"])
+
+
+def _moved(alpha, by):
+    return torch.clamp(alpha * torch.exp(by), min=_LEAST)  # alpha = e^beta, and beta moves
+
 
 def _lms(memory, delta, a, c, hyper):
     return memory, hyper["step_size"] * delta * a
 
 
 def _idbd(memory, delta, a, c, hyper):
-    beta = memory["beta"] + hyper["meta_step_size"] * delta * a * memory["h"]
-    alpha = hyper["step_size"] * torch.exp(beta)
+    h = memory["h"]
+    alpha = _moved(_alpha(memory, hyper), hyper["meta_step_size"] * delta * a * h)
     change = alpha * delta * a
-    h = memory["h"] * torch.clamp(1 - alpha * c * a**2, min=0) + change
-    return {"beta": beta, "h": h}, change
+    h = h * torch.clamp(1 - alpha * c * a**2, min=0) + change
+    return {"alpha": alpha, "h": h}, change
 
 
 def _autostep(memory, delta, a, c, hyper):
-    beta, v, h = memory["beta"], memory["v"], memory["h"]
+    alpha, v, h = _alpha(memory, hyper), memory["v"], memory["h"]
     slope = delta * a * h  # of the squared error in beta, with its sign turned
-    alpha = hyper["step_size"] * torch.exp(beta)
     # v normalises the slope: it rises at once and falls slowly, over tau effective examples.
     v = torch.maximum(slope.abs(), v + alpha * c * a**2 * (slope.abs() - v) / hyper["tau"])
-    beta = beta + torch.where(v > 0, hyper["meta_step_size"] * slope / v, 0.0)
-    alpha = hyper["step_size"] * torch.exp(beta)
+    alpha = _moved(alpha, hyper["meta_step_size"] * slope / torch.clamp(v, min=1e-30))
     # The share of its own error that the unit would correct: never more than all of it.
     M = torch.clamp((alpha * c * a**2).sum(), min=1)
     alpha = alpha / M
     change = alpha * delta * a
     h = h * (1 - alpha * c * a**2) + change
-    return {"beta": beta - torch.log(M), "v": v, "h": h}, change
+    return {"alpha": alpha, "v": v, "h": h}, change
 
 
 def _swift(memory, delta, a, c, hyper):
-    bound, h = hyper["bound"], memory["h"]
-    alpha = hyper["step_size"] * torch.exp(memory["beta"])
-    beta = memory["beta"] + hyper["meta_step_size"] * delta * a * h / alpha
-    beta = torch.minimum(beta, torch.log(bound / hyper["step_size"]))
-    alpha = hyper["step_size"] * torch.exp(beta)
+    alpha, h, bound = _alpha(memory, hyper), memory["h"], hyper["bound"]
+    alpha = _moved(alpha, hyper["meta_step_size"] * delta * a * h / alpha)
+    alpha = torch.minimum(alpha, bound)
     rate = (alpha * c * a**2).sum()
-    scale = bound / torch.maximum(rate, bound)
-    change = scale * alpha * delta * a
+    change = bound / torch.maximum(rate, bound) * alpha * delta * a
     h = h * torch.clamp(1 - alpha * c * a**2, min=0) + change
     exceeded = rate > bound  # then those who caused it take smaller steps from now on
-    beta = beta + torch.where(exceeded, torch.log(hyper["decay"]) * c * a**2, 0.0)
-    return {"beta": beta, "h": torch.where(exceeded, 0.0, h)}, change
+    alpha = torch.where(exceeded, _moved(alpha, torch.log(hyper["decay"]) * c * a**2), alpha)
+    return {"alpha": alpha, "h": torch.where(exceeded, 0.0, h)}, change
 
 
 def _meta_optimize(memory, delta, a, c, hyper):
-    slope = (memory["h"] * delta * a).sum()  # one step size for all weights of the unit
-    m = memory["m"]
-    beta = memory["beta"] + hyper["meta_step_size"] * torch.sign(0.9 * m + 0.1 * slope)
-    change = hyper["step_size"] * torch.exp(memory["beta"]) * delta * a
-    h = hyper["discount"] * memory["h"] + change
-    return {"beta": beta, "h": h, "m": 0.99 * m + 0.01 * slope}, change
+    alpha, h, m = _alpha(memory, hyper), memory["h"], memory["m"]
+    slope = (h * delta * a).sum()  # one step size for all weights of the unit
+    change = alpha * delta * a
+    return {"alpha": _moved(alpha, hyper["meta_step_size"] * torch.sign(0.9 * m + 0.1 * slope)),
+            "h": hyper["discount"] * h + change, "m": 0.99 * m + 0.01 * slope}, change
 
 
 #: Least mean squares (Widrow and Hoff 1960): one fixed step size.
 lms = Rule(_lms, (), {"step_size": 0.01})
 #: IDBD (Sutton 1992, Figure 2). With a curvature other than 1 its decay of h follows.
-idbd = Rule(_idbd, ("beta", "h"), {"step_size": 0.05, "meta_step_size": 0.01})
+idbd = Rule(_idbd, ("alpha", "h"), {"step_size": 0.05, "meta_step_size": 0.01})
 #: Autostep (Mahmood, Sutton, Degris and Pilarski 2012, Table 1): IDBD whose step in beta does
 #: not depend on scale, and whose step never overshoots.
-autostep = Rule(_autostep, ("beta", "v", "h"),
+autostep = Rule(_autostep, ("alpha", "v", "h"),
                 {"step_size": 0.001, "meta_step_size": 0.01, "tau": 1e4})
 #: SwiftTD (Javed, Sharifnassab and Sutton 2024) without its traces, for a target that is there at
 #: once: meta-steps in proportion to 1 / alpha, the share corrected bounded, and decay where
 #: it was exceeded.
-swift = Rule(_swift, ("beta", "h"),
+swift = Rule(_swift, ("alpha", "h"),
              {"step_size": 0.01, "meta_step_size": 0.001, "bound": 1.0, "decay": 0.999})
 #: MetaOptimize (Sharifnassab, Salehkaleybar and Sutton 2024), Hessian-free, base SGD, meta Lion,
 #: one step size a unit. Its h forgets at a fixed rate, where IDBD's forgets as weights are relearned.
-meta_optimize = Rule(_meta_optimize, ("beta", "h", "m"),
+meta_optimize = Rule(_meta_optimize, ("alpha", "h", "m"),
                      {"step_size": 0.001, "meta_step_size": 0.001, "discount": 0.999})
 
 
@@ -151,28 +155,20 @@ def per_unit(rule: Rule) -> Optimiser:
     name = rule.update.__name__.lstrip("_")
 
     def start(params):
-        return {part: [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in params]
-                for part in rule.memory}
+        # A unit's bias is its last weight here: the second of each pair stays unused.
+        return {part: [(torch.cat([torch.zeros_like(W), torch.zeros_like(b)[:, None]], 1),
+                        torch.zeros_like(b)) for W, b in params] for part in rule.memory}
 
     def update(params, gradients, memory, hyper, inputs, curvatures):
         after, moved = {part: [] for part in rule.memory}, []
         for layer, c in enumerate(curvatures()):
             (W, b), (_, slope) = params[layer], gradients[layer]  # a bias's slope is its unit's
-            past = {part: _join(*pairs[layer]) for part, pairs in memory.items()}
+            past = {part: pairs[layer][0] for part, pairs in memory.items()}
             a = torch.cat([inputs[layer], torch.ones_like(inputs[layer][:1])])
             now, change = adapt(rule, past, -slope, a, c, hyper)
             for part, value in now.items():
-                after[part].append(_split(value))
-            dW, db = _split(change)
-            moved.append((W + dW, b + db))
+                after[part].append((value, memory[part][layer][1]))
+            moved.append((W + change[:, :-1], b + change[:, -1]))
         return moved, after
 
     return Optimiser(start, update, dict(rule.settings), f"per-unit {name}")
-
-
-def _join(W: Tensor, b: Tensor) -> Tensor:
-    return torch.cat([W, b[:, None]], 1)
-
-
-def _split(joined: Tensor) -> tuple[Tensor, Tensor]:
-    return joined[:, :-1], joined[:, -1]
