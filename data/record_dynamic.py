@@ -106,11 +106,12 @@ PROBLEMS = {
 
 SGD = {"scr": [0.0003, 0.001, 0.003, 0.005, 0.01, 0.03],
        "recurring": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
-       "permuted_digits": [0.003, 0.01, 0.03, 0.1], "permuted_mnist": [0.001, 0.003, 0.01, 0.03],
+       "permuted_digits": [0.003, 0.01, 0.02, 0.03, 0.05, 0.1],
+       "permuted_mnist": [0.001, 0.003, 0.01, 0.03],
        "returning_digits": [0.003, 0.01, 0.03, 0.1]}
 ADAM = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
 RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 1e-3],
-         "permuted_digits": [1e-5, 1e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
+         "permuted_digits": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
          "returning_digits": [1e-6, 1e-5, 1e-4, 1e-3]}
 # Narrower where every weight is moved by noise at every example.
 STIRRED = {**SGD, "permuted_mnist": [0.003, 0.01]}
@@ -123,7 +124,7 @@ def sgd_steps(problem: str) -> dict:
 
 def adam_steps(problem: str) -> dict:
     """Sweep of Adam's step size alone."""
-    return {"step_size": ADAM}
+    return {"step_size": ADAM[:4] if problem == "permuted_mnist" else ADAM}
 
 
 def rates(problem: str) -> dict:
