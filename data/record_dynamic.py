@@ -27,6 +27,7 @@ from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.files import atomic
 from dyndl_lite.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.remedies import l2, perturbed
+from dyndl_lite.step_sizes import autostep, per_unit
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
@@ -113,6 +114,7 @@ ADAM = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
 RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 1e-3],
          "permuted_digits": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
          "returning_digits": [1e-6, 1e-5, 1e-4, 1e-3]}
+LEARNED = {"step_size": [0.001, 0.003, 0.01, 0.03], "meta_step_size": [0.01, 0.03]}
 # Narrower where every weight is moved by noise at every example.
 STIRRED = {**SGD, "permuted_mnist": [0.003, 0.01]}
 
@@ -143,6 +145,11 @@ LEARNERS = {
                                   "noise": [1e-4, 1e-3]}),
     "cbp": (lambda sizes, loss: continual_backprop(sizes, loss=loss),
             lambda p: sgd_steps(p) | rates(p)),
+    "bp_autostep": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
+                    lambda p: LEARNED),
+    "cbp_autostep": (
+        lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
+        lambda p: LEARNED | {"replacement_rate": [1e-5, 1e-4, 1e-3]}),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
                  lambda p: adam_steps(p) | rates(p)),
 }
