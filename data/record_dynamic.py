@@ -35,7 +35,7 @@ TABLE, FACTS = HERE / "results/dynamic.csv", HERE / "results/dynamic.json"
 KEY = ["problem", "units", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "metric", "value"]
 CYCLE, VISIT = 8, 5_000  # recurring contexts: visits a cycle, examples a visit
-IMAGES, READING = 5, 3_600  # returning digits: permutations, examples a visit (two passes)
+IMAGES, READING = 10, 1_800  # returning digits: permutations, examples a visit (one pass)
 TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
 
 
@@ -110,7 +110,10 @@ SGD = {"scr": [0.0003, 0.001, 0.003, 0.005, 0.01, 0.03],
        "permuted_digits": [0.003, 0.01, 0.02, 0.03, 0.05, 0.1],
        "permuted_mnist": [0.001, 0.003, 0.01, 0.03],
        "returning_digits": [0.003, 0.01, 0.03, 0.1]}
-ADAM = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
+ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+        "recurring": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+        "permuted_digits": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+        "permuted_mnist": [1e-4, 3e-4, 1e-3, 3e-3], "returning_digits": [1e-4, 3e-4, 1e-3, 3e-3]}
 RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 1e-3],
          "permuted_digits": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
          "returning_digits": [1e-6, 1e-5, 1e-4, 1e-3]}
@@ -126,7 +129,7 @@ def sgd_steps(problem: str) -> dict:
 
 def adam_steps(problem: str) -> dict:
     """Sweep of Adam's step size alone."""
-    return {"step_size": ADAM[:4] if problem == "permuted_mnist" else ADAM}
+    return {"step_size": ADAM[problem]}
 
 
 def rates(problem: str) -> dict:
@@ -151,7 +154,8 @@ LEARNERS = {
         lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
         lambda p: LEARNED | {"replacement_rate": [1e-5, 1e-4, 1e-3]}),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
-                 lambda p: adam_steps(p) | rates(p)),
+                 lambda p: {"step_size": ADAM[p][1:4], "replacement_rate": [1e-5, 1e-4, 1e-3]}
+                 if "permuted" in p else adam_steps(p) | rates(p)),
 }
 
 
