@@ -1,0 +1,232 @@
+"""Dynamic deep learning: a network that grows, unit by unit, and learns at every moment.
+
+After Richard Sutton's talk "Toward a better deep learning" (2024). It starts from inputs and
+outputs alone. Units are born at moments of hunger, at the *fringe*, where nobody listens to
+them; they learn through their shadow weights (`fringe`); a master that finds one useful lets the
+step size of its weight rise, then the weight itself, and the unit has joined the *backbone*. When
+there is no room left, the least useful unit makes way. Every weight learns its own step size
+(`step_sizes`), around the mean of what it hears.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from dyndl_lite import draws, fringe, growth
+from dyndl_lite.backprop import CURVATURE, Learner, squared_error
+from dyndl_lite.network import weight_bound
+from dyndl_lite.step_sizes import adapt, autostep
+
+SETTINGS = {
+    "step_size": 0.03,  # first step size of all weights, but for
+    "newcomer_step_size": 0.001,  # those that listen to a newborn once there is no room left
+    "meta_step_size": 0.03,  # 0: step sizes only ever shrink, where a unit would overshoot
+    "tau": 1e4,  # memory of Autostep's normaliser, in examples
+    "mean_decay": 0.999,  # of the running mean of each activity
+    "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
+    "growth_rate": 0.02,  # births an example while there is room
+    "replacement_rate": 5e-6,  # share of the mature units replaced each example after that
+    "maturity_threshold": 5000.0,  # examples
+    "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
+    "leave": 0.03,  # and below which it is of the fringe again
+    "shadow": 1.0,  # magnitude of the shadow weights; 0: none
+    "imprint": 1.0,  # length of the imprinted weights; 0: none
+    "noise": 0.5,  # size of a newborn's random weights, 1: that of a random network
+    "centring": 1.0,  # 0: weights are learned around zero, not around the mean
+    "random_master": 0.0,  # 1: whoever, instead of the hungriest
+}
+
+
+def run(params: dict, level: Tensor, x: Tensor, depth: int) -> Tensor:
+    """Give the activities s [inputs + units] of all sources, level after level.
+
+    A unit hears inputs and units of lower levels; what it must not hear has no weight.
+    """
+    a = torch.zeros_like(level)
+    for this in range(1, depth + 1):
+        heard = _heard(torch.cat([x, a]), params["hidden"])
+        a = torch.where(level == this, torch.relu(params["hidden"] @ heard), a)
+    return torch.cat([x, a])
+
+
+def _heard(s: Tensor, weights: Tensor) -> Tensor:
+    """What listeners with these weights hear: their sources, and a 1 for the bias."""
+    return torch.cat([s[:weights.shape[1] - 1], torch.ones_like(s[:1])])
+
+
+def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: Tensor,
+            c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Carry errors and curvatures back over real links, and over the shadow links.
+
+    Parameters
+    ----------
+    links, wants : tensors [listeners, units]
+        Real weights, and what the shadow weights add (`fringe.wanting`).
+    active : bool tensor [units]
+        Slope of the rectifier.
+    level : tensor [units]
+    delta, c : tensors [outputs]
+        Local errors and curvatures of the outputs.
+
+    Returns
+    -------
+    delta, c : tensors [outputs + units]
+    """
+    outputs, none = delta.shape[0], torch.zeros_like(level)
+    delta, c = torch.cat([delta, none]), torch.cat([c, none])
+    for this in range(depth, 0, -1):
+        here = torch.cat([torch.zeros_like(delta[:outputs]), active & (level == this)]) > 0
+        told, bent = delta[:links.shape[0]], c[:links.shape[0]]
+        hunger = (links + wants).T @ told
+        curved = (links**2 + wants**2).T @ bent
+        delta = torch.where(here, torch.cat([delta[:outputs], hunger]), delta)
+        c = torch.where(here, torch.cat([c[:outputs], curved]), c)
+    return delta, c
+
+
+def learn(weights: Tensor, memory: dict, s: Tensor, mean: Tensor, delta: Tensor, c: Tensor,
+          hyper: dict, may: Tensor | None = None) -> tuple[Tensor, dict]:
+    """Let listeners learn around the mean of what they hear, each weight at its own step size.
+
+    The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and
+    b is the same net, but a change of w then leaves the mean answer alone, and the strongest of
+    all correlations between inputs, that with the bias, is gone.
+    """
+    mean = hyper["centring"] * mean[:weights.shape[1] - 1]
+    heard = _heard(s, weights)
+    heard = torch.cat([heard[:-1] - mean, heard[-1:]])
+    if may is None:
+        memory, change = adapt(autostep, memory, delta, heard, c, hyper)
+    else:  # not all listeners hear the same
+        heard = heard * torch.cat([may, torch.ones_like(may[:, :1])], 1).to(heard.dtype)
+        rule = torch.func.vmap(autostep.update, in_dims=(0, 0, 0, 0, None))
+        memory, change = rule(memory, delta, heard, c, hyper)
+    bias = change[:, -1] - change[:, :-1] @ mean
+    return weights + torch.cat([change[:, :-1], bias[:, None]], 1), memory
+
+
+def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
+            depth: int = 1) -> Learner:
+    """Make a dynamic network: inputs and outputs, and room for hidden units.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+    units : int
+        Room for hidden units, backbone and fringe together.
+    loss : function
+        `squared_error` or `cross_entropy`.
+    depth : int
+        Most levels of hidden units. Those with an output as master are of the highest level;
+        with more than one, hidden units of the backbone can be masters too, of units below.
+
+    Returns
+    -------
+    Learner
+        With the settings of `SETTINGS`.
+
+    Raises
+    ------
+    ValueError
+        If a size is under 1, or (before a run starts) a rate is over one birth an example.
+    """
+    if min(inputs, units, outputs, depth) < 1:
+        raise ValueError(f"inputs {inputs}, units {units}, outputs {outputs}, depth {depth}: give "
+                         "1 or more of each")
+    sources = inputs + (units if depth > 1 else 0)  # of hidden units; outputs hear everybody
+
+    def check(setting: dict) -> None:
+        for name, most in (("growth_rate", 1), ("replacement_rate", 1 / units)):
+            if not 0 <= setting[name] <= most:
+                raise ValueError(f"{name} {setting[name]} asks for more than one birth an example: "
+                                 f"use 0 to {most:.1e}")
+
+    def fresh(seed: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """Draw what a newborn at time t would need; one example ahead, as in CBP."""
+        where = torch.arange(sources + outputs + units, device=seed.device)
+        u = draws.uniform(seed, draws.NEWBORN, t, where)
+        return {"row": weight_bound(inputs, "relu") * (2 * u[:sources] - 1),
+                "luck": u[sources:][:outputs + (units if depth > 1 else 0)]}
+
+    def start(seed: Tensor) -> dict:
+        shapes = {"hidden": (units, sources + 1), "output": (outputs, inputs + units + 1)}
+        zeros = {name: torch.zeros(shape, device=seed.device) for name, shape in shapes.items()}
+        listeners = outputs + (units if depth > 1 else 0)
+        return {
+            "params": {name: w.clone() for name, w in zeros.items()},
+            "memory": {name: {part: w.clone() for part in autostep.memory}
+                       for name, w in zeros.items()},
+            "units": growth.new_units(units, inputs, seed.device),
+            "shadow": torch.zeros(listeners, units, device=seed.device),
+            "seed": seed.clone(),
+            "t": torch.zeros_like(seed),
+            "fresh": fresh(seed, torch.zeros_like(seed)),
+        }
+
+    def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
+        params, memory, units_ = net["params"], net["memory"], net["units"]
+        # Predict.
+        s = run(params, units_["level"], x, depth)
+        output = params["output"] @ _heard(s, params["output"])
+        _, score = loss(output, y)
+        slope = grad(lambda o: loss(o, y)[0])(output)
+        # Who is useful, who hungers.
+        units_ = growth.watch(units_, s, hyper)
+        received = growth.utility(params, units_, depth)
+        links = _links(params, inputs, depth)
+        units_, shadow = growth.guard(units_, received, links, net["shadow"], outputs, hyper)
+        wants = fringe.wanting(links, shadow * (1 - units_["backbone"]), hyper["shadow"])
+        delta, c = hungers(links, wants, s[inputs:] > 0, units_["level"], -slope,
+                           CURVATURE[loss](output), depth)
+        # Learn.
+        may = None if depth == 1 else _may_hear(units_["level"], units_["level"], inputs)
+        W, hidden = learn(params["hidden"], memory["hidden"], s, units_["mean"], delta[outputs:],
+                          c[outputs:], hyper, may)
+        V, output_memory = learn(params["output"], memory["output"], s, units_["mean"],
+                                 delta[:outputs], c[:outputs], hyper)
+        # Grow.
+        units_, born, room = growth.births(units_, received, hyper)
+        level = torch.cat([torch.full_like(delta[:outputs], depth + 1.0),
+                           units_["level"] * units_["backbone"]])[:links.shape[0]]
+        hunger = delta[:links.shape[0]]
+        hunger = torch.where(hyper["random_master"] > 0,
+                             torch.copysign(net["fresh"]["luck"], hunger), hunger)
+        master, sign = fringe.choose_master(hunger, level > 1)
+        level = (level * master).sum() - 1
+        may = _may_hear(level[None], units_["level"], inputs)[0, :sources]
+        row, bias = fringe.imprint(s[:sources], units_["mean"][:sources], may, hyper["imprint"],
+                                   hyper["noise"] * net["fresh"]["row"])
+        newcomer = torch.where(room, 0.0, hyper["newcomer_step_size"])
+        mean = units_["mean"][inputs:]
+        V, output_memory = growth.be_heard(V, output_memory, born, mean, newcomer)
+        if depth > 1:
+            W, hidden = growth.be_heard(W, hidden, born, mean, newcomer)
+        W, hidden = growth.listen(W, hidden, born, torch.cat([row, bias[None]]))
+        wish = torch.where(master, sign, 0.0)[:, None]
+        return {
+            "params": {"hidden": W, "output": V},
+            "memory": {"hidden": hidden, "output": output_memory},
+            "units": growth.newborn(units_, born, level),
+            "shadow": torch.where(born, wish, shadow),
+            "seed": net["seed"],
+            "t": net["t"] + 1,
+            "fresh": fresh(net["seed"], net["t"] + 1),
+        }, score
+
+    return Learner(start, step, dict(SETTINGS),
+                   f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}", outputs,
+                   check)
+
+
+def _links(params: dict, inputs: int, depth: int) -> Tensor:
+    """Real weights of all listeners for the hidden units."""
+    links = params["output"][:, inputs:-1]
+    return links if depth == 1 else torch.cat([links, params["hidden"][:, inputs:-1]])
+
+
+def _may_hear(listeners: Tensor, level: Tensor, inputs: int) -> Tensor:
+    """Mask [listeners, sources] of what keeps the net feed-forward: inputs, and lower levels."""
+    lower = (level > 0) & (level < listeners[:, None])
+    return torch.cat([torch.ones(listeners.shape[0], inputs, device=level.device), lower], 1) > 0

@@ -1,0 +1,89 @@
+"""Learning where gradients are zero: masters, shadow weights and imprinting.
+
+A unit of the fringe is not listened to yet: its outgoing weights are about zero, and so is every
+gradient that could reach it. Sutton ("Toward a better deep learning", 2024) gives it a *master*,
+a unit that it wants to serve, and a *shadow weight* of +1 or -1, the weight with which it would
+like to be heard. It learns as if that weight were real. Only the master changes the real one.
+
+Listeners are rows and units are columns of all matrices here: ``links[k, j]`` is the real
+weight with which listener k hears unit j, ``shadow[k, j]`` is +1 or -1 where k is the master of
+the fringe unit j, and 0 elsewhere.
+"""
+
+import torch
+from torch import Tensor
+
+_TINY = 1e-12
+
+
+def wanting(links: Tensor, shadow: Tensor, size: Tensor | float = 1.0) -> Tensor:
+    """Give what each shadow weight still lacks: the weight it wants minus the one it has.
+
+    As the master comes to listen, the real weight takes over and the shadow fades.
+
+    Parameters
+    ----------
+    links, shadow : tensors [listeners, units]
+    size : scalar
+        Magnitude of the weight a unit of the fringe wishes for; 0: no shadow weights.
+
+    Returns
+    -------
+    tensor [listeners, units]
+        Of the sign of the shadow weight, magnitude from 0 to `size`.
+    """
+    return shadow * torch.clamp(size - torch.clamp(links * shadow, min=0), min=0)
+
+
+def choose_master(hunger: Tensor, may: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose the hungriest listener as master of a newborn unit.
+
+    Parameters
+    ----------
+    hunger : tensor [listeners]
+        Minus the slope of the loss in each listener's activity, at this moment.
+    may : bool tensor [listeners]
+        Who can be a master.
+
+    Returns
+    -------
+    master : bool tensor [listeners]
+        True for one of them.
+    sign : scalar tensor
+        The shadow weight: +1 if the master wants to be more active, else -1.
+    """
+    want = torch.where(may, hunger.abs(), -1.0)
+    master = torch.arange(want.shape[0], device=want.device) == want.argmax()
+    return master, torch.where((hunger * master).sum() >= 0, 1.0, -1.0)
+
+
+def imprint(x: Tensor, mean: Tensor, may: Tensor, size: Tensor | float,
+            noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Make the incoming weights of a newborn from the pattern of this moment.
+
+    The talk's rule, positive weights to what is active and negative ones to what is silent,
+    whichever sign the shadow weight has: the unit shall be active now. Here "active" means
+    above its own mean, and what is unusual counts most. (One gradient step on the replayed
+    example, as Platt's RAN, 1991, and GradMax, Evci et al. 2022, take it.)
+
+    Parameters
+    ----------
+    x, mean : tensors [sources]
+        What the unit could hear, now and on average.
+    may : bool tensor [sources]
+        What it is allowed to hear, so that the net stays feed-forward.
+    size : scalar
+        Length of the imprinted weight vector; 0: no imprint.
+    noise : tensor [sources]
+        Random weights added to it.
+
+    Returns
+    -------
+    weights : tensor [sources]
+    bias : scalar tensor
+        Such that the unit's summed input is 0 on average.
+    """
+    unusual = torch.where(may, x - mean, 0.0)
+    weights = size * unusual / torch.sqrt((unusual**2).sum() + _TINY)
+    weights = weights + torch.where(may, noise, 0.0)
+    return weights, -(weights @ mean)
