@@ -10,7 +10,7 @@ from dyndl_lite.files import atomic
 
 # The code that decides a trajectory: a checkpoint of other code is not continued.
 _MODULES = ("backprop", "continual_backprop", "draws", "drivers", "ensemble", "network",
-            "step_sizes", "streams", "tracking")
+            "recurring", "remedies", "step_sizes", "streams", "tracking")
 # Read at import: what runs, even if a file is edited meanwhile.
 _CODE = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _MODULES)
 
