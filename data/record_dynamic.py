@@ -105,9 +105,9 @@ PROBLEMS = {
 
 # Who is compared --------------------------------------------------------------------------------
 
-SGD = {"scr": [0.0003, 0.001, 0.003, 0.005, 0.01, 0.03],
+SGD = {"scr": [0.001, 0.003, 0.005, 0.01, 0.03],
        "recurring": [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03],
-       "permuted_digits": [0.003, 0.01, 0.02, 0.03, 0.05, 0.1],
+       "permuted_digits": [0.01, 0.02, 0.03, 0.05, 0.1],
        "permuted_mnist": [0.001, 0.003, 0.01, 0.03],
        "returning_digits": [0.003, 0.01, 0.03, 0.1]}
 ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
@@ -115,7 +115,7 @@ ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
         "permuted_digits": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
         "permuted_mnist": [1e-4, 3e-4, 1e-3, 3e-3], "returning_digits": [1e-4, 3e-4, 1e-3, 3e-3]}
 RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 1e-3],
-         "permuted_digits": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
+         "permuted_digits": [1e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
          "returning_digits": [1e-6, 1e-5, 1e-4, 1e-3]}
 LEARNED = {"step_size": [0.001, 0.003, 0.01, 0.03], "meta_step_size": [0.01, 0.03]}
 # Narrower where every weight is moved by noise at every example.
@@ -133,8 +133,9 @@ def adam_steps(problem: str) -> dict:
 
 
 def rates(problem: str) -> dict:
-    """Sweep of the replacement rate."""
-    return {"replacement_rate": RATES[problem]}
+    """Sweep of the replacement rate, with the published memory of the utility and a longer one."""
+    decays = [0.99] if problem == "permuted_mnist" else [0.99, 0.9999]
+    return {"replacement_rate": RATES[problem], "utility_decay": decays}
 
 
 # learner: (make(sizes, loss) -> Learner, sweep(problem) -> values)
@@ -154,8 +155,8 @@ LEARNERS = {
         lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
         lambda p: LEARNED | {"replacement_rate": [1e-5, 1e-4, 1e-3]}),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
-                 lambda p: {"step_size": ADAM[p][1:4], "replacement_rate": [1e-5, 1e-4, 1e-3]}
-                 if "permuted" in p else adam_steps(p) | rates(p)),
+                 lambda p: {"step_size": ADAM[p][1:-1], **rates(p),
+                            "replacement_rate": [1e-5, 1e-4, 1e-3]}),
 }
 
 
