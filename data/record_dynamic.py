@@ -155,8 +155,8 @@ LEARNERS = {
         lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
         lambda p: LEARNED | {"replacement_rate": [1e-5, 1e-4, 1e-3]}),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
-                 lambda p: {"step_size": ADAM[p][1:-1], **rates(p),
-                            "replacement_rate": [1e-5, 1e-4, 1e-3]}),
+                 lambda p: {"step_size": ADAM[p][1:-1], "replacement_rate": [1e-5, 1e-4, 1e-3],
+                            "utility_decay": [0.99] if "permuted" in p else [0.99, 0.9999]}),
 }
 
 

@@ -1,12 +1,13 @@
 """Problems whose tasks return: they do, in turn, and nothing else about them changes."""
 
-import reference
+import pandas as pd
 import pytest
+import reference
 import torch
 
 from dyndl_lite import draws
 from dyndl_lite.datasets import digits
-from dyndl_lite.recurring import RecurringContexts, ReturningImages
+from dyndl_lite.recurring import RecurringContexts, ReturningImages, remembered
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 SEEDS = torch.tensor([0, 1, 7])
@@ -82,3 +83,17 @@ def test_with_as_many_permutations_as_tasks_they_are_permuted_images():
 def test_streams_that_differ_say_so():
     assert repr(contexts()) != repr(RecurringContexts(flip_period=40, contexts=4))
     assert repr(images()) != repr(ReturningImages(images().images, images().labels, 17))
+
+
+def test_what_is_remembered_is_measured_where_it_says():
+    """Three cycles of two visits of 3 000 examples; the error tells the bin it is from."""
+    step = pd.Series(range(100, 18_001, 100))
+    within, cycle = (step - 1) % 3_000 // 100, (step - 1) // 6_000
+    frame = pd.DataFrame({"learner": "it", "seed": 4, "step": step,
+                          "error": 1_000.0 * cycle + within})
+    found = remembered(frame, "error", ["learner"], cycle=2, visit=3_000, cycles=1)
+    assert found.index.tolist() == [("it", 4)]
+    assert found.iloc[0].to_dict() == {"visit": 2_014.5, "first_100": 2_000.0,
+                                       "last_1000": 2_024.5, "plasticity": 14.5}
+    both = remembered(frame, "error", ["learner"], cycle=2, visit=3_000)
+    assert both.first_100.item() == 1_500.0
