@@ -117,7 +117,7 @@ ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
 RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 1e-3],
          "permuted_digits": [1e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
          "returning_digits": [1e-6, 1e-5, 1e-4, 1e-3]}
-LEARNED = {"step_size": [0.001, 0.003, 0.01, 0.03], "meta_step_size": [0.01, 0.03]}
+LEARNED = {"step_size": [0.0003, 0.001, 0.003, 0.01], "meta_step_size": [0.01, 0.03]}
 # Narrower where every weight is moved by noise at every example.
 STIRRED = {**SGD, "permuted_mnist": [0.003, 0.01]}
 
@@ -153,7 +153,8 @@ LEARNERS = {
                     lambda p: LEARNED),
     "cbp_autostep": (
         lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
-        lambda p: LEARNED | {"replacement_rate": [1e-5, 1e-4, 1e-3]}),
+        lambda p: {"step_size": [0.003, 0.01, 0.03], "meta_step_size": [0.03],
+                   "replacement_rate": [1e-5, 1e-4, 1e-3]}),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
                  lambda p: {"step_size": ADAM[p][1:-1], "replacement_rate": [1e-5, 1e-4, 1e-3],
                             "utility_decay": [0.99] if "permuted" in p else [0.99, 0.9999]}),
