@@ -106,7 +106,7 @@ autostep = Rule(_autostep, ("alpha", "v", "h"),
 swift = Rule(_swift, ("alpha", "h"),
              {"step_size": 0.01, "meta_step_size": 0.001, "bound": 1.0, "decay": 0.999})
 #: MetaOptimize (Sharifnassab, Salehkaleybar and Sutton 2024), Hessian-free, base SGD, meta Lion,
-#: one step size a unit. Its h forgets at a fixed rate, where IDBD's forgets as weights are relearned.
+#: one step size a unit. Its h forgets at a fixed rate, IDBD's as fast as weights are relearned.
 meta_optimize = Rule(_meta_optimize, ("alpha", "h", "m"),
                      {"step_size": 0.001, "meta_step_size": 0.001, "discount": 0.999})
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -110,11 +111,20 @@ class RandomWalks:
         """Give X [count, runs, inputs] and Y [count, runs, 1] from time `start` on."""
         time = torch.arange(start, start + count, device=seeds.device)
         turn, walk = time // self.inputs, time % self.inputs
-        turns = torch.arange(int(turn[-1]) + 1, device=seeds.device)[:, None, None]
-        where = torch.arange(self.inputs, device=seeds.device)
-        steps = (draws.bits(seeds[:, None], draws.DRIFT, turns, where) >> 31) * 2 - 1
-        position = steps.cumsum(0)[turn, :, walk]  # a sum of integers is exact
+        walks = _walks(tuple(seeds.tolist()), seeds.device, self.inputs,
+                       max(1024, 2 ** int(turn[-1] + 1).bit_length()))
         drifts = torch.tensor(self.drifts, device=seeds.device)[walk, None]
-        Y = drifts * position + self.noise * normal(seeds, draws.DISTURBANCE, time[:, None])
-        X = (walk[:, None] == where).float()[:, None].expand(-1, len(seeds), -1)
+        Y = drifts * walks[turn, :, walk]
+        Y += self.noise * normal(seeds, draws.DISTURBANCE, time[:, None])
+        here = walk[:, None] == torch.arange(self.inputs, device=seeds.device)
+        X = here.float()[:, None].repeat(1, len(seeds), 1)
         return X, Y[..., None]
+
+
+@lru_cache(maxsize=4)
+def _walks(seeds: tuple, device, inputs: int, turns: int) -> Tensor:
+    """Positions [turns, runs, inputs] of walks with steps of +1 and -1: sums of integers, exact."""
+    time = torch.arange(turns, device=device)[:, None, None]
+    where = torch.arange(inputs, device=device)
+    steps = draws.bits(torch.tensor(seeds, device=device)[:, None], draws.DRIFT, time, where) >> 31
+    return (steps * 2 - 1).cumsum(0, dtype=torch.int32)
