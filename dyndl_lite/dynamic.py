@@ -21,13 +21,14 @@ from dyndl_lite.step_sizes import adapt, autostep
 
 SETTINGS = {
     "step_size": 0.03,  # first step size of all weights, but for
-    "newcomer_step_size": 0.001,  # those that listen to a newborn once there is no room left
-    "meta_step_size": 0.03,  # 0: step sizes only ever shrink, where a unit would overshoot
+    "newcomer_step_size": 0.03,  # those that listen to a newborn once there is no room left
+    "meta_step_size": 0.05,  # 0: step sizes only ever shrink, where a unit would overshoot
+    "bound": 0.33,  # most of its own error that a unit may correct at one example
     "tau": 1e4,  # memory of Autostep's normaliser, in examples
     "mean_decay": 0.999,  # of the running mean of each activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
     "growth_rate": 0.02,  # births an example while there is room
-    "replacement_rate": 5e-6,  # share of the mature units replaced each example after that
+    "replacement_rate": 1e-5,  # share of the mature units replaced each example after that
     "maturity_threshold": 5000.0,  # examples
     "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
     "leave": 0.03,  # and below which it is of the fringe again
@@ -36,6 +37,8 @@ SETTINGS = {
     "noise": 0.5,  # size of a newborn's random weights, 1: that of a random network
     "centring": 1.0,  # 0: weights are learned around zero, not around the mean
     "random_master": 0.0,  # 1: whoever, instead of the hungriest
+    "regressed": 0.0,  # 1: shadow weights by regression, not of one size
+    "propagation": 1.0,  # 0: a unit is worth its contribution, not its share of each output
 }
 
 
@@ -95,6 +98,7 @@ def learn(weights: Tensor, memory: dict, s: Tensor, mean: Tensor, delta: Tensor,
     all correlations between inputs, that with the bias, is gone.
     """
     mean = hyper["centring"] * mean[:weights.shape[1] - 1]
+    c = c / hyper["bound"]  # Autostep bounds the sum of alpha c a^2 by 1
     heard = _heard(s, weights)
     heard = torch.cat([heard[:-1] - mean, heard[-1:]])
     if may is None:
@@ -135,7 +139,8 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
     if min(inputs, units, outputs, depth) < 1:
         raise ValueError(f"inputs {inputs}, units {units}, outputs {outputs}, depth {depth}: give "
                          "1 or more of each")
-    sources = inputs + (units if depth > 1 else 0)  # of hidden units; outputs hear everybody
+    hidden = units if depth > 1 else 0  # only then do hidden units hear others
+    sources, listeners = inputs + hidden, outputs + hidden
 
     def check(setting: dict) -> None:
         for name, most in (("growth_rate", 1), ("replacement_rate", 1 / units)):
@@ -145,15 +150,13 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
 
     def fresh(seed: Tensor, t: Tensor) -> dict[str, Tensor]:
         """Draw what a newborn at time t would need; one example ahead, as in CBP."""
-        where = torch.arange(sources + outputs + units, device=seed.device)
+        where = torch.arange(sources + listeners, device=seed.device)
         u = draws.uniform(seed, draws.NEWBORN, t, where)
-        return {"row": weight_bound(inputs, "relu") * (2 * u[:sources] - 1),
-                "luck": u[sources:][:outputs + (units if depth > 1 else 0)]}
+        return {"row": weight_bound(inputs, "relu") * (2 * u[:sources] - 1), "luck": u[sources:]}
 
     def start(seed: Tensor) -> dict:
         shapes = {"hidden": (units, sources + 1), "output": (outputs, inputs + units + 1)}
         zeros = {name: torch.zeros(shape, device=seed.device) for name, shape in shapes.items()}
-        listeners = outputs + (units if depth > 1 else 0)
         return {
             "params": {name: w.clone() for name, w in zeros.items()},
             "memory": {name: {part: w.clone() for part in autostep.memory}
@@ -174,23 +177,24 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
         slope = grad(lambda o: loss(o, y)[0])(output)
         # Who is useful, who hungers.
         units_ = growth.watch(units_, s, hyper)
-        received = growth.utility(params, units_, depth)
+        received = growth.utility(params, units_, depth, hyper)
         links = _links(params, inputs, depth)
         units_, shadow = growth.guard(units_, received, links, net["shadow"], outputs, hyper)
-        wants = fringe.wanting(links, shadow * (1 - units_["backbone"]), hyper["shadow"])
+        wants = _wants(links, shadow, units_, hyper)
         delta, c = hungers(links, wants, s[inputs:] > 0, units_["level"], -slope,
                            CURVATURE[loss](output), depth)
+        units_ = growth.agree(units_, shadow, s[inputs:], delta[:listeners], hyper)
         # Learn.
         may = None if depth == 1 else _may_hear(units_["level"], units_["level"], inputs)
-        W, hidden = learn(params["hidden"], memory["hidden"], s, units_["mean"], delta[outputs:],
-                          c[outputs:], hyper, may)
+        W, hidden_memory = learn(params["hidden"], memory["hidden"], s, units_["mean"], delta[outputs:],
+                                 c[outputs:], hyper, may)
         V, output_memory = learn(params["output"], memory["output"], s, units_["mean"],
                                  delta[:outputs], c[:outputs], hyper)
         # Grow.
-        units_, born, room = growth.births(units_, received, hyper)
+        units_, place, room = growth.births(units_, received, hyper)
         level = torch.cat([torch.full_like(delta[:outputs], depth + 1.0),
-                           units_["level"] * units_["backbone"]])[:links.shape[0]]
-        hunger = delta[:links.shape[0]]
+                           units_["level"] * units_["backbone"]])[:listeners]
+        hunger = delta[:listeners]
         hunger = torch.where(hyper["random_master"] > 0,
                              torch.copysign(net["fresh"]["luck"], hunger), hunger)
         master, sign = fringe.choose_master(hunger, level > 1)
@@ -200,16 +204,15 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
                                    hyper["noise"] * net["fresh"]["row"])
         newcomer = torch.where(room, 0.0, hyper["newcomer_step_size"])
         mean = units_["mean"][inputs:]
-        V, output_memory = growth.be_heard(V, output_memory, born, mean, newcomer)
+        V, output_memory = growth.be_heard(V, output_memory, place, mean, newcomer)
         if depth > 1:
-            W, hidden = growth.be_heard(W, hidden, born, mean, newcomer)
-        W, hidden = growth.listen(W, hidden, born, torch.cat([row, bias[None]]))
-        wish = torch.where(master, sign, 0.0)[:, None]
+            W, hidden_memory = growth.be_heard(W, hidden_memory, place, mean, newcomer)
+        W, hidden_memory = growth.listen(W, hidden_memory, place, torch.cat([row, bias[None]]))
         return {
             "params": {"hidden": W, "output": V},
-            "memory": {"hidden": hidden, "output": output_memory},
-            "units": growth.newborn(units_, born, level),
-            "shadow": torch.where(born, wish, shadow),
+            "memory": {"hidden": hidden_memory, "output": output_memory},
+            "units": growth.newborn(units_, place, level),
+            "shadow": growth.serve(shadow, place, torch.where(master, sign, 0.0)),
             "seed": net["seed"],
             "t": net["t"] + 1,
             "fresh": fresh(net["seed"], net["t"] + 1),
@@ -218,6 +221,15 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
     return Learner(start, step, dict(SETTINGS),
                    f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}", outputs,
                    check)
+
+
+def _wants(links: Tensor, shadow: Tensor, units: dict, hyper: dict) -> Tensor:
+    """What the shadow weights of the fringe add; the backbone has none."""
+    fitted = units["agreement"] / torch.clamp(units["power"], min=1e-12)
+    regressed = hyper["regressed"] > 0
+    shadow = torch.where(regressed, shadow.abs() * torch.sign(fitted), shadow)
+    size = hyper["shadow"] * torch.where(regressed, fitted.abs(), 1.0)
+    return fringe.wanting(links, shadow * (1 - units["backbone"]), size)
 
 
 def _links(params: dict, inputs: int, depth: int) -> Tensor:

@@ -17,6 +17,8 @@ def new_units(units: int, inputs: int, device=None) -> dict[str, Tensor]:
         "spread": sources.clone(),  # running mean of |activity - mean|
         "level": torch.zeros(units, device=device),  # 0: an empty slot; 1: hears inputs only
         "backbone": torch.zeros(units, device=device),  # 1: it is listened to
+        "agreement": torch.zeros(units, device=device),  # running mean of activity x master's hunger
+        "power": torch.zeros(units, device=device),  # running mean of activity^2, both around 0
         "due": torch.zeros((), device=device),  # births owed, a fraction
     }
 
@@ -32,22 +34,32 @@ def watch(units: dict, s: Tensor, hyper: dict) -> dict:
     return {**units, "age": age, "mean": mean, "spread": spread}
 
 
-def utility(params: dict, units: dict, depth: int, keep: float = 0.1) -> Tensor:
+def utility(params: dict, units: dict, depth: int, hyper: dict, keep: float = 0.1) -> Tensor:
     """Utility that each unit receives, one unit of it starting at every output.
 
-    As `backbone.propagate`, for levels instead of layers.
+    As `backbone.propagate`, for levels instead of layers. With the setting `propagation` at 0
+    the outputs do not share out one unit each, but all of theirs together: then a unit is worth
+    its contribution, as in continual backprop.
     """
     size, inputs = units["level"].shape[0], units["mean"].shape[0] - units["level"].shape[0]
-    received = _shares(params["output"], units["spread"]).sum(0)[inputs:]
+    use = _use(params["output"], units["spread"])
+    together = use.shape[0] * use.sum(0) / torch.clamp(use.sum(), min=1e-30)
+    apart = _shares(params["output"], units["spread"]).sum(0)
+    received = torch.where(hyper["propagation"] > 0, apart, together)[inputs:]
     for this in range(depth, 1, -1):
         passed = (1 - keep) * torch.where(units["level"] == this, received, 0.0)
         received = received + (passed @ _shares(params["hidden"], units["spread"]))[-size:]
     return received
 
 
+def _use(weights: Tensor, spread: Tensor) -> Tensor:
+    """How much of what each listener says comes from each source."""
+    return weights[:, :-1].abs() * spread[:weights.shape[1] - 1]
+
+
 def _shares(weights: Tensor, spread: Tensor) -> Tensor:
     """Share of each source in what each listener uses; 0 where it uses nothing."""
-    use = weights[:, :-1].abs() * spread[:weights.shape[1] - 1]
+    use = _use(weights, spread)
     return use / torch.clamp(use.sum(1, keepdim=True), min=1e-30)
 
 
@@ -68,6 +80,18 @@ def guard(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs:
     return {**units, "backbone": now.to(shares.dtype)}, shadow
 
 
+def agree(units: dict, shadow: Tensor, a: Tensor, delta: Tensor, hyper: dict) -> dict:
+    """Follow how each unit goes together with its master's hunger: the regressed shadow weight.
+
+    Their quotient is the weight with which the master's hunger is best explained by the unit.
+    """
+    a = a - units["mean"][-a.shape[0]:]
+    rate = 1 - hyper["mean_decay"]
+    hunger = shadow.abs().T @ delta
+    return {**units, "agreement": units["agreement"] + rate * (a * hunger - units["agreement"]),
+            "power": units["power"] + rate * (a * a - units["power"])}
+
+
 def births(units: dict, received: Tensor, hyper: dict) -> tuple[dict, Tensor, Tensor]:
     """Decide whether a unit is born at this example, and where.
 
@@ -77,8 +101,8 @@ def births(units: dict, received: Tensor, hyper: dict) -> tuple[dict, Tensor, Te
     Returns
     -------
     units : dict
-    born : bool tensor [units]
-        True for one unit or none.
+    place : scalar tensor
+        Number of the unit that is born, or -1.
     room : bool scalar tensor
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
@@ -88,27 +112,39 @@ def births(units: dict, received: Tensor, hyper: dict) -> tuple[dict, Tensor, Te
     due = units["due"] + rate
     order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
     now = (due >= 1) & (room | mature.any())
-    born = (torch.arange(level.shape[0], device=level.device) == order.argmin()) & now
-    return {**units, "due": due - now.to(due.dtype)}, born, room
+    place = torch.where(now, order.argmin().to(due.dtype), -1.0)
+    return {**units, "due": due - now.to(due.dtype)}, place, room
 
 
-def newborn(units: dict, born: Tensor, level: Tensor) -> dict:
+def _at(place: Tensor, length: int, after: int = 0) -> Tensor:
+    """Mask [length] of one place, counted from `after`; of none if the place is -1."""
+    where = torch.arange(length, dtype=place.dtype, device=place.device)
+    return (where == place + after) & (where >= after)
+
+
+def newborn(units: dict, place: Tensor, level: Tensor) -> dict:
     """Start a unit of a given level from nothing: it inherits no age, mean or utility."""
-    new = torch.cat([torch.zeros(units["age"].shape[0] - born.shape[0], dtype=torch.bool,
-                                 device=born.device), born])
+    size, sources = units["level"].shape[0], units["age"].shape[0]
+    new = _at(place, sources, sources - size)
     cleared = {name: torch.where(new, 0.0, units[name]) for name in ("age", "mean", "spread")}
-    return {**units, **cleared, "level": torch.where(born, level, units["level"]),
-            "backbone": torch.where(born, 0.0, units["backbone"])}
+    cleared |= {name: torch.where(_at(place, size), 0.0, units[name])
+                for name in ("backbone", "agreement", "power")}
+    return {**units, **cleared, "level": torch.where(_at(place, size), level, units["level"])}
 
 
-def listen(weights: Tensor, memory: dict, born: Tensor, row: Tensor) -> tuple[Tensor, dict]:
+def serve(shadow: Tensor, place: Tensor, wish: Tensor) -> Tensor:
+    """Give the newborn its master and shadow weight: its column [listeners] of the matrix."""
+    return torch.where(_at(place, shadow.shape[1]), wish[:, None], shadow)
+
+
+def listen(weights: Tensor, memory: dict, place: Tensor, row: Tensor) -> tuple[Tensor, dict]:
     """Give the newborn its incoming weights and bias; their memory starts from nothing."""
-    new = born[:, None]
+    new = _at(place, weights.shape[0])[:, None]
     memory = {name: torch.where(new, 0.0, value) for name, value in memory.items()}
     return torch.where(new, row, weights), memory
 
 
-def be_heard(weights: Tensor, memory: dict, born: Tensor, mean: Tensor,
+def be_heard(weights: Tensor, memory: dict, place: Tensor, mean: Tensor,
              step_size: Tensor) -> tuple[Tensor, dict]:
     """Let listeners forget the unit that was in the newborn's place, all but its mean.
 
@@ -119,16 +155,18 @@ def be_heard(weights: Tensor, memory: dict, born: Tensor, mean: Tensor,
     ----------
     weights : tensor [listeners, sources + 1]
     memory : dict of tensors like it
-    born : bool tensor [units], the last of the sources
+    place : scalar tensor
+        Number of the newborn unit, or -1.
     mean : tensor [units]
+        Mean activities of the units, the last of the sources.
     step_size : scalar
     """
-    inputs = weights.shape[1] - 1 - born.shape[0]
-    left = (weights[:, inputs:-1] * torch.where(born, mean, 0.0)).sum(1)
-    new = torch.cat([torch.zeros(inputs, dtype=torch.bool, device=born.device), born,
-                     torch.zeros_like(born[:1])])
-    cleared = torch.where(new, 0.0, weights)
-    weights = torch.cat([cleared[:, :-1], (cleared[:, -1] + left)[:, None]], 1)
+    size = mean.shape[0]
+    inputs = weights.shape[1] - 1 - size
+    left = (weights[:, inputs:-1] * torch.where(_at(place, size), mean, 0.0)).sum(1, keepdim=True)
+    bias = torch.arange(weights.shape[1], device=place.device) == weights.shape[1] - 1
+    new = _at(place, weights.shape[1], inputs)
+    weights = torch.where(new, 0.0, weights) + torch.where(bias, left, 0.0)
     memory = {name: torch.where(new, step_size if name == "alpha" else 0.0, value)
               for name, value in memory.items()}
     return weights, memory

@@ -96,3 +96,34 @@ def source(*things: Callable) -> None:
 
     for thing in things:
         display(Code(inspect.getsource(thing), language="python"))
+
+
+def film(figure: Figure, draw: Callable[[int], None], frames: int, name: str, alt: str,
+         out: str | Path, per_second: int = 8) -> None:
+    """Save an animation as OUT/name.gif and show it with its text alternative.
+
+    Parameters
+    ----------
+    figure : Figure
+    draw : function of the number of a frame
+        Draws that frame into the figure, from an empty one.
+    frames : int
+    name, alt, out
+        As for `show`.
+    per_second : int
+        Frames a second.
+    """
+    from base64 import b64encode
+
+    from matplotlib.animation import PillowWriter
+
+    with atomic(Path(out) / f"{name}.gif") as path:
+        writer = PillowWriter(fps=per_second)
+        with writer.saving(figure, str(path), dpi=70):
+            for frame in range(frames):
+                draw(frame)
+                writer.grab_frame()
+        moving = path.read_bytes()
+    plt.close(figure)
+    picture = f'<img alt="{alt}" src="data:image/gif;base64,{b64encode(moving).decode()}">'
+    display({"text/html": picture, "text/plain": alt}, raw=True)

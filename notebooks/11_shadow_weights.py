@@ -1,0 +1,282 @@
+# ---
+# jupyter:
+#   dyndl:
+#     profiles:
+#       smoke: {steps: 2000, runs: 3, bins: 10}
+#       paper: {steps: 1000000, runs: 100, bins: 50}
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+
+# %% [markdown]
+# # Hunger, masters, shadow weights, imprinting
+#
+# **What you will see.** Why backprop can never teach a unit that nobody listens to; the four ideas
+# with which Richard Sutton (*Toward a better deep learning*, 2024) would teach it all the same; each
+# of them on a network of seven units, with numbers you can follow by hand; and at the end what
+# they are worth, measured.
+
+# %% tags=["parameters"]
+profile = "laptop"  # name of the profile these values come from
+out = "../build/11_shadow_weights"  # folder for figures, tables and checkpoints
+steps = 50000  # examples each network sees in the experiment at the end
+runs = 30  # independent networks for each setting, one seed each
+bins = 25  # points a curve
+seed = 0  # first seed
+units = 20  # room for hidden units, backbone and fringe together
+
+# %%
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+
+from dyndl_lite import claims, compare, ensemble, fringe, plots, provenance
+from dyndl_lite.dynamic import dynamic
+from dyndl_lite.streams import SlowlyChangingRegression
+
+plots.style()
+
+# %% [markdown]
+# ## Seven units
+#
+# Three inputs, of which the second is silent just now. A, B, C and G are the **backbone**; G is the
+# output. F belongs to the **fringe**: it is active, but its outgoing weight is 0. (D and E are not
+# there yet.) All units are rectifiers: they add up what they hear and say the sum, or 0 if it is
+# negative.
+
+# %%
+inputs = torch.tensor([1.0, 0.0, 1.0])
+weights = {  # who listens: {to whom: with what weight}
+    "A": {"input 1": 2.0, "input 2": -1.0},
+    "B": {"A": 1.0, "input 3": -1.0},
+    "C": {"B": 0.5, "input 1": 1.5},
+    "F": {"input 3": 1.0},
+    "G": {"C": 2.0, "B": -2.0, "F": 0.0, "bias": 1.0},
+}
+
+
+def answer(weights: dict, change: dict | None = None) -> dict:
+    """Activity of every unit, in feed-forward order; `change` is added to some activities."""
+    said = {"bias": torch.tensor(1.0)} | {f"input {i + 1}": v for i, v in enumerate(inputs)}
+    for unit, hears in weights.items():
+        z = sum(w * said[source] for source, w in hears.items())
+        said[unit] = z if unit == "G" else torch.relu(z)
+        if change:
+            said[unit] = said[unit] + change.get(unit, 0.0)
+    return said
+
+
+said = answer(weights)
+pd.Series({unit: float(said[unit]) for unit in weights}, name="activity")
+
+# %% [markdown]
+# ## Hunger
+#
+# The output says 3, the target is 5. The **error** is 2; the loss is half its square. Backprop
+# asks for the slope of the loss with respect to *weights*. Sutton also asks for it with respect to
+# the *activity* of a unit, and calls minus that slope the unit's **hunger**:
+#
+# $$ \text{hunger}_j = -\frac{\partial L}{\partial a_j} = \sum_k w_{kj}\,\delta_k, \qquad
+# \delta_k = \text{hunger}_k \cdot f'(z_k) . $$
+#
+# G hungers by 2: it wants to be larger. C is heard with weight 2, so it hungers by $2 \cdot 2 = 4$.
+# B is heard by G with weight $-2$ and by C with $0.5$: $-2 \cdot 2 + 0.5 \cdot 4 = -2$. It should
+# rather be *less* active. And A, which only B hears: $1 \cdot (-2) = -2$.
+
+# %%
+nudge = {unit: torch.tensor(0.0, requires_grad=True) for unit in weights}
+(0.5 * (5 - answer(weights, nudge)["G"]) ** 2).backward()
+hunger = {unit: -float(v.grad) for unit, v in nudge.items()}
+pd.DataFrame({"activity": {u: float(said[u]) for u in weights}, "hunger": hunger}).T
+
+# %% [markdown]
+# F's hunger is 0. Whatever it says, the loss does not change, because nobody listens. Then no
+# gradient reaches its incoming weights: **backprop can never teach a unit of the fringe**. With
+# the usual algorithms it stays what it is for ever; continual backprop throws dice for it.
+#
+# ## Masters and shadow weights
+#
+# So let a newborn unit choose a **master**, a unit of the backbone that it wants to serve. And let
+# it have a **shadow weight**, +1 or -1, its wish how to be heard: +1 if the master wants to be more
+# active, -1 if less. The real weight is 0, and only the master may change it. But the unit may learn
+# *as if the shadow weight were real*.
+#
+# The function below chooses the hungriest of those that may be masters. We let two units be born,
+# as in the talk: E, for whom everybody but G may be the master, and D, for whom only B may.
+
+# %%
+plots.source(fringe.choose_master)
+
+# %%
+names = list(weights)
+masters, signs = {}, {}
+for unit, allowed in {"D": ["B"], "E": ["A", "B", "C"]}.items():
+    may = torch.tensor([name in allowed for name in names])
+    master, sign = fringe.choose_master(torch.tensor([hunger[n] for n in names]), may)
+    masters[unit], signs[unit] = names[int(master.nonzero())], float(sign)
+    print(f"{unit}: master {masters[unit]}, whose hunger is {hunger[masters[unit]]:+.0f}; "
+          f"shadow weight {signs[unit]:+.0f}")
+
+# %% [markdown]
+# ## Imprinting
+#
+# What should the newborn listen *to*? Its inputs are drawn among those its master could hear (so
+# that the net stays feed-forward): say D hears A and input 2, E hears B and input 3. And their
+# weights? The moment of birth is a moment of hunger: there is something in the *present* pattern that
+# the net cannot express. So take the weights from that pattern: positive to what is active, negative
+# to what is silent. It is what one gradient step would do if the shadow weight were real.
+#
+# And the sign does not matter: D, with its shadow weight of -1, also wants to be *active* now, so
+# that it can push B down.
+#
+# In this library "active" means more than on average, and the more unusual an activity is, the more
+# it counts:
+#
+# $$ w \propto x - \bar x, \qquad b = -\,w \cdot \bar x . $$
+
+# %%
+plots.source(fringe.imprint)
+
+# %%
+heard = ["A", "B", "input 1", "input 2", "input 3"]
+now = torch.tensor([float(said[name]) for name in heard])
+usually = torch.tensor([1.0, 0.5, 0.5, 0.5, 0.5])  # what we take their means to have been
+imprinted = {}
+for unit, sources in {"D": ["A", "input 2"], "E": ["B", "input 3"]}.items():
+    may = torch.tensor([name in sources for name in heard])
+    w, b = fringe.imprint(now, usually, may, 1.0)
+    imprinted[unit] = {name: float(v) for name, v, yes in zip(heard, w, may) if yes}
+    imprinted[unit]["bias"] = float(b)
+    activity = sum(v * float(said[name]) for name, v in imprinted[unit].items())
+    print(f"{unit}:", {k: round(v, 2) for k, v in imprinted[unit].items()},
+          f"and it says {activity:.2f} now")
+
+# %% [markdown]
+# D: A is 1 above its mean, input 2 is 0.5 below; the pattern (1, -0.5) scaled to length 1 is
+# (0.89, -0.45). Positive to the active, negative to the silent, and D is active.
+#
+# Here is the net after the two births. Dark and solid is the backbone; pale and dotted the fringe;
+# the dashed arrows are shadow weights, which carry hunger to the newborn but say nothing.
+
+# %%
+places = {"input 1": (0, 2), "input 2": (0, 1), "input 3": (0, 0), "A": (1.2, 1.6), "D": (2, 2.5),
+          "B": (2.6, 1.2), "E": (3.1, 0.2), "C": (4, 1.8), "F": (1.6, -0.5), "G": (5.2, 1.2)}
+figure, ax = plt.subplots(figsize=(8, 4.2))
+
+
+def arrow(start: str, end: str, style: dict, text: str, bend: float = 0.0) -> None:
+    (x0, y0), (x1, y1) = places[start], places[end]
+    ax.annotate("", (x1, y1), (x0, y0), zorder=1, arrowprops={
+        "arrowstyle": "->", "shrinkA": 14, "shrinkB": 14,
+        "connectionstyle": f"arc3,rad={bend}", **style})
+    ax.text(0.45 * x0 + 0.55 * x1, 0.45 * y0 + 0.55 * y1 + 0.1, text, fontsize=8, ha="center")
+
+
+whole = {**weights, **imprinted}
+for unit, hears in whole.items():
+    for source, w in hears.items():
+        if source != "bias":
+            pale = unit in "DEF" or w == 0
+            arrow(source, unit, {"color": "0.6" if pale else "black",
+                                 "linestyle": ":" if pale else "-"}, f"{w:.2g}")
+for unit, master in masters.items():
+    arrow(unit, master, {"color": "C1", "linestyle": "--", "lw": 2}, f"shadow {signs[unit]:+.0f}",
+          bend=-0.3)
+for name, (x, y) in places.items():
+    pale = name in "DEF"
+    ax.scatter(x, y, s=620, zorder=2, color="white" if pale else "0.2",
+               edgecolor="0.5" if pale else "black", linestyle=":" if pale else "-")
+    ax.text(x, y, name.replace("input ", "in "), ha="center", va="center", zorder=3, fontsize=9,
+            color="black" if pale else "white")
+ax.set_axis_off()
+plots.show(figure, "seven_units", out=out, alt=(
+    "A network of seven units. Backbone, dark: A hears inputs 1 and 2, B hears A and input 3, C "
+    "hears B and input 1, the output G hears C with weight 2 and B with weight -2. Fringe, pale: F "
+    "hears input 3 and is heard with weight 0; D hears A and input 2 and has a shadow weight of "
+    f"{signs['D']:+.0f} to its master {masters['D']}; E hears B and input 3 and has a shadow "
+    f"weight of {signs['E']:+.0f} to its master {masters['E']}."))
+
+# %% [markdown]
+# ## Learning as if
+#
+# One more example of the same kind. Over the real weight of 0, E hears nothing of C's hunger. Over
+# the shadow weight it does: $\text{hunger}_E = 1 \cdot \delta_C = 4$. So its weights move, towards
+# being more active when C hungers for more. And C, the master? It may now learn to listen: the
+# slope of its real weight is $\delta_C \cdot a_E$, and *that* is not zero, because E is active.
+#
+# As C comes to listen, the real weight takes over and the shadow fades: what counts is what the
+# shadow weight still lacks.
+
+# %%
+plots.source(fringe.wanting)
+
+# %%
+real = torch.tensor([[0.0, 0.25, 0.5, 1.0, 1.5, -0.5]])
+wish = torch.ones_like(real)
+pd.DataFrame({"real weight": real[0], "the shadow adds": fringe.wanting(real, wish)[0],
+              "so hunger flows over": (real + fringe.wanting(real, wish))[0]}).T
+
+# %% [markdown]
+# In the talk the boundary is guarded by step sizes, too: the first step size of the weight with which
+# others could hear a newborn is small, so that it cannot disturb what is known. If it is of use, the
+# *step size* rises first (Autostep, notebook 10), then the *weight* follows, and with it the unit's
+# utility (notebook 09), until it belongs to the backbone. That guard is a setting here,
+# `newcomer_step_size`. It is off by default (0.03, as for all weights); below we try both.
+#
+# ## What is it worth?
+#
+# The whole algorithm is the subject of the next notebook. Here we take its shadow weights and its
+# imprint away, with and without the guard. Slowly-changing regression; each network starts with no
+# hidden unit at all and grows until it has used its room. (Without an imprint a newborn has random
+# weights only. With one output, the only master is the output.)
+
+# %%
+stream = SlowlyChangingRegression()
+learner = dynamic(stream.inputs, units, stream.outputs)
+table = ensemble.run(stream, {"dynamic": (learner, {
+    "shadow": [1.0, 0.0], "imprint": [1.0, 0.0], "newcomer_step_size": [0.03, 0.001]})},
+    range(seed, seed + runs), steps, steps // bins, folder=Path(out) / "checkpoints")
+names = {(1, 1): "shadow and imprint", (0, 1): "no shadow weights", (1, 0): "no imprint",
+         (0, 0): "neither"}
+table["parts"] = [names[int(s), int(i)] for s, i in zip(table.shadow, table.imprint)]
+table["guard"] = table.newcomer_step_size.map(lambda a: "guarded" if a < 0.03 else "open")
+provenance.save_table(table, out, "ablation")
+
+# %%
+mean = compare.stretch(table, "squared_error", ["guard", "parts"], 0, 1)
+figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+for ax, (guard, part) in zip(axes, table.groupby("guard", sort=False)):
+    plots.curves(part, "squared_error", "parts", ax=ax)
+    ax.set(title=f"{guard} boundary", yscale="log")
+    ax.legend(title=None, fontsize=8)
+means = mean.groupby(["guard", "parts"]).mean()
+plots.show(figure, "ablation", out=out, alt=(
+    f"Squared error over the first {steps} examples, log scale, for an open and a guarded boundary. "
+    "Means over the whole stretch: " + "; ".join(
+        f"{guard}, {part} {value:.3f}" for (guard, part), value in means.items()) + "."))
+
+# %% [markdown]
+# Run by run, the difference to the network with both (positive: the part was of use):
+
+# %%
+rows = {}
+for guard in ("open", "guarded"):
+    for part in names.values():
+        if part != names[1, 1]:
+            rows[guard, part] = compare.paired(mean[guard, part], mean[guard, names[1, 1]])
+paired = pd.DataFrame(rows, index=["error above both", "low", "high"]).T
+paired.index.names = ["boundary", "without"]
+claims.record(out, "shadow-weights-help", float(paired.loc[("open", "no shadow weights"), "low"]),
+              profile)
+paired.round(4)
+
+# %% [markdown]
+# TEXT
+#
+# **Exercises.** (1) Give F a shadow weight. Which master would it choose, and what would it learn?
+# (2) Set `noise` to 0: what does a newborn lose that has only its imprint? (3) The talk imprints
+# +1 and -1; here the unusual counts more. Write the talk's rule and compare.
+
+# %% tags=["provenance"]
+provenance.footer(profile=profile, steps=steps, runs=runs, bins=bins, seed=seed, units=units)
