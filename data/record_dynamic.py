@@ -134,10 +134,18 @@ def adam_steps(problem: str) -> dict:
 
 
 def learned(problem: str) -> dict:
-    """Sweep of the first step size, where the others are learned."""
-    regression = PROBLEMS[problem].loss is squared_error
-    return {"step_size": [0.0003, 0.001, 0.003, 0.01, 0.03] if regression else [0.01, 0.03, 0.1],
-            "meta_step_size": [0.03 if regression else 0.01]}
+    """Sweep of the first step size and of mu, where step sizes are learned."""
+    if PROBLEMS[problem].loss is squared_error:
+        return {"step_size": [0.001, 0.003, 0.01, 0.03], "meta_step_size": [0.01, 0.03]}
+    return {"step_size": [0.01, 0.03], "meta_step_size": [0.01]}
+
+
+def learned_continual(problem: str) -> dict:
+    """Sweep of the first step size and of the replacement rate, where step sizes are learned."""
+    if PROBLEMS[problem].loss is squared_error:
+        return {"step_size": [0.003, 0.01, 0.03], "meta_step_size": [0.03],
+                "replacement_rate": [1e-5, 1e-4, 1e-3]}
+    return learned(problem) | {"replacement_rate": [3e-5, 1e-4]}
 
 
 def rates(problem: str) -> dict:
@@ -178,11 +186,10 @@ LEARNERS = {
     "cbp": (lambda sizes, loss: continual_backprop(sizes, loss=loss),
             lambda p: sgd_steps(p) | rates(p)),
     "bp_autostep": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
-                    lambda p: learned(p) | {"meta_step_size": [0.01, 0.03]}),
+                    learned),
     "cbp_autostep": (
         lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
-        lambda p: learned(p) | {"step_size": [0.01, 0.03, 0.1],
-                                "replacement_rate": [3e-5, 1e-4, 3e-4]}),
+        learned_continual),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
                  lambda p: {"step_size": ADAM[p][1:-1], "replacement_rate": [1e-5, 1e-4, 1e-3],
                             "utility_decay": [0.99] if "permuted" in p else [0.99, 0.9999]}),
