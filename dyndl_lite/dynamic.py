@@ -192,14 +192,15 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
                                  delta[:outputs], c[:outputs], hyper)
         # Grow.
         units_, place, room = growth.births(units_, received, hyper)
+        others = torch.where(growth._at(place, units), 0.0, units_["level"])
         level = torch.cat([torch.full_like(delta[:outputs], depth + 1.0),
-                           units_["level"] * units_["backbone"]])[:listeners]
+                           others * units_["backbone"]])[:listeners]
         hunger = delta[:listeners]
         hunger = torch.where(hyper["random_master"] > 0,
                              torch.copysign(net["fresh"]["luck"], hunger), hunger)
         master, sign = fringe.choose_master(hunger, level > 1)
         level = (level * master).sum() - 1
-        may = _may_hear(level[None], units_["level"], inputs)[0, :sources]
+        may = _may_hear(level[None], others, inputs)[0, :sources]
         row, bias = fringe.imprint(s[:sources], units_["mean"][:sources], may, hyper["imprint"],
                                    hyper["noise"] * net["fresh"]["row"])
         newcomer = torch.where(room, 0.0, hyper["newcomer_step_size"])
@@ -212,7 +213,7 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
             "params": {"hidden": W, "output": V},
             "memory": {"hidden": hidden_memory, "output": output_memory},
             "units": growth.newborn(units_, place, level),
-            "shadow": growth.serve(shadow, place, torch.where(master, sign, 0.0)),
+            "shadow": growth.serve(shadow, place, torch.where(master, sign, 0.0), outputs),
             "seed": net["seed"],
             "t": net["t"] + 1,
             "fresh": fresh(net["seed"], net["t"] + 1),

@@ -132,8 +132,12 @@ def newborn(units: dict, place: Tensor, level: Tensor) -> dict:
     return {**units, **cleared, "level": torch.where(_at(place, size), level, units["level"])}
 
 
-def serve(shadow: Tensor, place: Tensor, wish: Tensor) -> Tensor:
-    """Give the newborn its master and shadow weight: its column [listeners] of the matrix."""
+def serve(shadow: Tensor, place: Tensor, wish: Tensor, outputs: int) -> Tensor:
+    """Give the newborn its master and shadow weight: its column [listeners] of the matrix.
+
+    Who served the unit that was in its place has no master any more.
+    """
+    shadow = torch.where(_at(place, shadow.shape[0], outputs)[:, None], 0.0, shadow)
     return torch.where(_at(place, shadow.shape[1]), wish[:, None], shadow)
 
 
