@@ -56,6 +56,7 @@ import torch
 from dyndl_lite import compare, datasets, ensemble, plots, provenance, recurring
 from dyndl_lite.backprop import backprop, cross_entropy
 from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.dynamic import dynamic
 from dyndl_lite.recurring import RecurringContexts, ReturningImages, remembered
 
 plots.style()
@@ -69,7 +70,9 @@ def named(frame):
         if column not in frame:
             return ""
         return frame[column].map(text.format, na_action="ignore").fillna("")
-    return frame.assign(who=frame.learner + words("utility_decay", ", decay {:g}"),
+    decay = words("utility_decay", ", decay {:g}")
+    replaces = frame.learner == "continual backprop"
+    return frame.assign(who=frame.learner.where(~replaces, frame.learner + decay),
                         size=words("step_size", "{:g}"))
 
 
@@ -100,8 +103,8 @@ plots.show(figure, "contexts", out=out, alt=(
 # %% [markdown]
 # ## Who learns
 #
-# The same hidden units in all; backprop and continual backprop, several step sizes. Continual
-# backprop replaces the unit of least utility, a running average of what the unit contributes. It
+# The same hidden units in all; backprop and continual backprop at several step sizes, and the
+# dynamic network of notebook 12 at its one setting. Continual backprop replaces the unit of least utility, a running average of what the unit contributes. It
 # is published with a decay of 0.99: the average remembers about 100 examples. A decay of 0.9999
 # remembers 10 000, two visits here. The bins are 100 examples long, so that the first
 # moments of a visit can be seen.
@@ -113,6 +116,7 @@ learners = {
     "continual backprop": (continual_backprop(sizes), {
         "step_size": step_sizes, "replacement_rate": replacement_rate,
         "utility_decay": utility_decays}),
+    "dynamic": (dynamic(*sizes), {}),
 }
 results = named(ensemble.run(stream, learners, seeds, cycles * contexts * visit, 100,
                              folder=checkpoints / "contexts"))
@@ -225,6 +229,7 @@ learners = {
     "continual backprop": (continual_backprop(sizes, loss=cross_entropy), {
         "step_size": image_step_sizes, "replacement_rate": replacement_rate,
         "utility_decay": utility_decays}),
+    "dynamic": (dynamic(*sizes, loss=cross_entropy), {}),
 }
 digits = named(ensemble.run(images, learners, seeds, image_cycles * permutations * image_visit,
                             100, folder=checkpoints / "images"))
@@ -265,7 +270,7 @@ compare.table(left, "share left").round(3)
 
 # %%
 record = pd.read_csv("../data/results/dynamic.csv")
-record = record[record.problem == "recurring"]
+record = record[(record.problem == "recurring") & ~record.learner.str.startswith("dynamic_")]
 by = ["units", "learner", "setting"]
 wide = record.pivot_table(index=by, columns="metric", values="value").join(
     record.groupby(by).seed.nunique().rename("runs")).reset_index()
@@ -292,7 +297,8 @@ winners.set_index(["units", "learner"]).round(3)
 # ## What to make of it
 #
 # A smaller step keeps more of a context and learns a new one more slowly: that is the slope of
-# every curve in the right-hand picture of the contexts. No learner is in its lower left corner.
+# every curve in the right-hand picture of the contexts. Backprop and
+# continual backprop only move along it.
 #
 # Replacing units *can* cost memory, and published continual backprop shows how. With a decay of
 # 0.99 it knows less of a returning context than backprop at the step sizes 0.001 and 0.003, run by
