@@ -15,15 +15,17 @@ from torch.nn import functional as F
 from dyndl_lite import drivers, ensemble
 from dyndl_lite.backprop import Learner, backprop, cross_entropy, squared_error
 from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.dynamic import dynamic
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
-SCR = (20, 5, 1)
+SCR, GROWING = (20, 5, 1), (20, 20, 1)
 # work, sizes, seeds, step sizes, our steps a round, the plain loop's steps a round
 WORKS = [
     ("slowly-changing regression", SCR, 100, [0.01, 0.003, 0.001], 10_000, 2_000),
     ("slowly-changing regression", SCR, 1, [0.01], 100_000, 2_000),
     ("3x100 on 784 inputs", (784, 100, 100, 100, 10), 10, [0.003], 3_000, 1_000),
     ("3x2000 on 784 inputs", (784, 2000, 2000, 2000, 10), 1, [0.003], 100, 40),
+    ("slowly-changing regression, 20 units", GROWING, 100, [0.03], 10_000, 100),
 ]
 STEP_SIZE, REPLACEMENT_RATE, DECAY, MATURITY = 0.003, 1e-4, 0.99, 100
 
@@ -91,9 +93,32 @@ class PlainContinualBackprop(PlainBackprop):
         return loss
 
 
+class PlainDynamic:
+    """The dynamic network. Nobody has published a loop of it: this is our own step, uncompiled."""
+
+    def __init__(self, sizes: tuple[int, ...]):
+        learner = dynamic(*sizes)
+        self.step, self.net = learner.step, learner.start(torch.tensor(0))
+        self.hyper = {name: torch.tensor(float(v)) for name, v in learner.settings.items()}
+
+    def learn(self, x: Tensor, y: Tensor) -> float:
+        """Take one step of one network; give its squared error."""
+        self.net, score = self.step(self.net, self.hyper, x[0], y[0])
+        return score.item()
+
+
+def _pairs(sizes: tuple[int, ...]) -> list[tuple]:
+    """Give the learners of a work, each with the plain loop that does the same."""
+    if sizes == GROWING:
+        return [(dynamic(*sizes), PlainDynamic(sizes))]
+    loss = squared_error if sizes == SCR else cross_entropy
+    return [(backprop(sizes, loss=loss), PlainBackprop(sizes)),
+            (continual_backprop(sizes, loss=loss), PlainContinualBackprop(sizes))]
+
+
 def _stream(sizes: tuple[int, ...]):
     """Give the problem of that size; random pictures do where only speed is asked."""
-    if sizes == SCR:
+    if sizes in (SCR, GROWING):
         return SlowlyChangingRegression()
     images = torch.rand(1_000, sizes[0], generator=torch.Generator().manual_seed(0))
     return PermutedImages(images, torch.arange(1_000) % sizes[-1], 1_000, "random images")
@@ -121,7 +146,7 @@ def _ours(learner: Learner, sizes: tuple[int, ...], seeds: int, step_sizes: list
     return go
 
 
-def _plain(loop: PlainBackprop, sizes: tuple[int, ...], steps: int) -> Callable:
+def _plain(loop: PlainBackprop | PlainDynamic, sizes: tuple[int, ...], steps: int) -> Callable:
     """Give a function that takes `steps` steps of the plain loop; the data is made before."""
     X, Y = _stream(sizes).examples(torch.zeros(1, dtype=torch.int64), 0, steps)
 
@@ -155,12 +180,9 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     rows, threads = [], torch.get_num_threads()
     for work, sizes, seeds, step_sizes, steps, plain_steps in WORKS[:1] if quick else WORKS:
         torch.set_num_threads(threads if max(sizes) > 1_000 else 1)
-        loss = squared_error if sizes == SCR else cross_entropy
         if quick:
             steps, plain_steps = steps // 10, plain_steps // 10
-        for learner, loop in [(backprop(sizes, loss=loss), PlainBackprop(sizes)),
-                              (continual_backprop(sizes, loss=loss),
-                               PlainContinualBackprop(sizes))]:
+        for learner, loop in _pairs(sizes):
             runs = seeds * len(step_sizes)
             ours = _ours(learner, sizes, seeds, step_sizes, steps)
             plain = _plain(loop, sizes, plain_steps)
