@@ -394,9 +394,9 @@ claims.record(out, "step-sizes-continual", compare.paired(
 #
 # In networks learned step sizes help both learners, and most where units are replaced. On
 # slowly-changing regression they halve the error of continual backprop, or nearly, and its best
-# first step size is one at which a fixed step size does badly. It can afford large steps for
-# newcomers, because weights that have found their place take small ones. But learned step sizes do
-# not take the place of new units: backprop with learned ones still ends far above continual
+# first step size is one at which a fixed step size does badly: large steps for newcomers are
+# affordable where weights that have found their place may take small ones. But learned step sizes
+# do not take the place of new units: backprop with learned ones still ends far above continual
 # backprop with a fixed one. A unit that is dead has no error to learn from, whatever its step
 # size. And one thing is left to be set: the step size that a weight begins with.
 #
