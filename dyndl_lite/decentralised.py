@@ -27,6 +27,26 @@ from dyndl_lite.step_sizes import autostep
 # Normal range of a unit's activity: root of its mean square.
 QUIET, LOUD = 0.1, 10.0
 
+#: Goals and levels as they are switched on one by one, each on top of those before it.
+LEVELS = {
+    "random features": {"weights": 0.0},
+    "weights": {"weights": 1.0},
+    "+ be listened to": {"patience": 1_000.0},
+    "+ connections": {"rewiring": 3e-4},
+    "+ step sizes": {"meta_step_size": 0.01},
+    "+ normal activity": {"homeostasis": 1e-4},
+}
+
+
+def switched_on(upto: str) -> dict[str, float]:
+    """Give the settings of a level of `LEVELS`, with all those before it."""
+    settings = {}
+    for name, more in LEVELS.items():
+        settings |= more
+        if name == upto:
+            return settings
+    raise ValueError(f"level {upto!r} is unknown: use one of {list(LEVELS)}")
+
 
 def first_wires(seed: Tensor, units: int, inputs: int, capacity: int) -> Tensor:
     """Connect every unit to `capacity` inputs drawn at random: 1 for a wire, else 0."""

@@ -1,0 +1,118 @@
+"""Record the long comparisons of decentralised networks that notebook 13 shows.
+
+    python data/record_decentralised.py scr permuted_digits
+
+Writes data/results/decentralised.csv: one row a measurement, with the columns of dynamic.csv and
+`wires`, the inputs that each hidden unit hears. Goes on after an interruption from its checkpoints
+under build/record/decentralised/.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from dyndl_lite import compare, datasets, diagnostics, ensemble
+from dyndl_lite.backprop import cross_entropy, squared_error
+from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.decentralised import LEVELS, decentralised, switched_on
+from dyndl_lite.files import atomic
+from dyndl_lite.network import forward
+from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+
+HERE = Path(__file__).resolve().parent
+TABLE, FACTS = HERE / "results/decentralised.csv", HERE / "results/decentralised.json"
+RUNS, DIGITS = 30, 1_797
+# stream, hidden units, loss, examples, bin, our step size, the rivals' sweep
+PROBLEMS = {
+    "scr": (SlowlyChangingRegression, 20, squared_error, 400_000, 10_000, 0.01,
+            {"step_size": [0.001, 0.003, 0.005, 0.01],
+             "replacement_rate": [0.0, 3e-5, 1e-4, 3e-4]}),
+    "permuted_digits": (
+        lambda: PermutedImages(*datasets.digits(), 2 * DIGITS, "permuted digits"), 100,
+        cross_entropy, 20 * 2 * DIGITS, 2 * DIGITS, 0.03,
+        {"step_size": [0.01, 0.03, 0.05], "replacement_rate": [0.0, 1e-4]}),
+}
+
+
+def look(net: dict, X: Tensor) -> dict[str, Tensor]:
+    """Shares of dead and of rarely active units on the last examples of a bin."""
+    H = vmap(lambda x: forward(net["params"], x)[1][0])(X)
+    return {"dead_units": diagnostics.dead_units(H),
+            "rarely_active_units": diagnostics.rarely_active_units(H)}
+
+
+def learners(name: str) -> dict:
+    """Name everyone who takes part: (wires, learner) -> (Learner, values)."""
+    make, units, loss, *_, step_size, sweep = PROBLEMS[name]
+    stream = make()
+    sizes = (stream.inputs, units, stream.outputs)
+    sparse, full = (decentralised(sizes, wires, loss) for wires in (sizes[0] // 2, sizes[0]))
+    ours = {(sizes[0] // 2, level): (sparse, {**switched_on(level), "step_size": step_size})
+            for level in LEVELS}
+    on = switched_on("+ step sizes")
+    ours[sizes[0] // 2, "all but be listened to"] = (
+        sparse, {**on, "patience": float("inf"), "step_size": step_size})
+    ours[sizes[0], "all wires, + be listened to"] = (
+        full, {**switched_on("+ be listened to"), "step_size": step_size})
+    ours[sizes[0], "all wires, + step sizes"] = (full, {**on, "step_size": step_size})
+    return ours | {(sizes[0], "continual backprop"): (continual_backprop(sizes, loss=loss), sweep)}
+
+
+def record(name: str) -> pd.DataFrame:
+    """Run one problem."""
+    make, units, _, steps, bin, _, sweep = PROBLEMS[name]
+    metric, rows = "squared_error" if name == "scr" else "accuracy", []
+    for (wires, who), (learner, values) in learners(name).items():
+        frame = ensemble.run(make(), {who: (learner, values)}, range(RUNS), steps, bin, probe=look,
+                             folder=HERE.parent / "build/record/decentralised" / name)
+        names = list(sweep) if who == "continual backprop" else ["step_size"]
+        frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(names, row))
+                            for row in frame[names].itertuples(index=False)]
+        measures = {f"{metric}_first_tenth": (metric, 0, 0.1),
+                    f"{metric}_last_half": (metric, 0.5, 1),
+                    "dead_units": ("dead_units", 0.9, 1),
+                    "rarely_active_units": ("rarely_active_units", 0.9, 1)}
+        table = pd.DataFrame({key: compare.stretch(frame, column, ["setting"], a, b)
+                              for key, (column, a, b) in measures.items()})
+        table = table.reset_index().melt(["setting", "seed"], None, "metric")
+        if who == "continual backprop":
+            plain = table.setting.str.endswith("rate=0")
+            table["learner"] = plain.map({True: "backprop", False: who})
+        else:
+            table["learner"] = who
+        rows.append(table.assign(problem=name, units=units, wires=wires))
+        print(name, who, table[table.metric == f"{metric}_last_half"].groupby(
+            "setting").value.mean().round(4).to_dict(), flush=True)
+    columns = ["problem", "units", "wires", "learner", "setting", "seed", "metric", "value"]
+    return pd.concat(rows)[columns]
+
+
+def main() -> None:
+    """Record the problems that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problems", nargs="+", choices=PROBLEMS)
+    for name in parser.parse_args().problems:
+        begin = time.monotonic()
+        rows = record(name)
+        if TABLE.exists():
+            old = pd.read_csv(TABLE)
+            rows = pd.concat([old[old.problem != name], rows])
+        with atomic(TABLE) as path:
+            rows.to_csv(path, index=False, float_format="%.5g")
+        known = json.loads(FACTS.read_text()) if FACTS.exists() else {}
+        known[name] = {"command": f"python data/record_decentralised.py {name}",
+                       "torch": torch.__version__, "processor": platform.machine(),
+                       "seconds": round(time.monotonic() - begin)}
+        with atomic(FACTS) as path:
+            path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
