@@ -29,7 +29,7 @@ from dyndl_lite.dynamic import dynamic
 from dyndl_lite.files import atomic
 from dyndl_lite.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.remedies import l2, perturbed
-from dyndl_lite.step_sizes import autostep, per_unit
+from dyndl_lite.step_sizes import autostep, centred, lms, per_unit, steady
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
@@ -148,6 +148,12 @@ def learned_continual(problem: str) -> dict:
     return learned(problem) | {"replacement_rate": [3e-5, 1e-4]}
 
 
+def centred_steps(problem: str) -> dict:
+    """Sweep of continual backprop around the mean: its larger step sizes, a rate less."""
+    return {"step_size": SGD[problem][1:], "replacement_rate": RATES[problem][:3],
+            "utility_decay": [0.99] if "permuted" in problem else [0.99, 0.9999]}
+
+
 def rates(problem: str) -> dict:
     """Sweep of the replacement rate, with the published memory of the utility and a longer one."""
     decays = [0.99] if problem == "permuted_mnist" else [0.99, 0.9999]
@@ -189,6 +195,13 @@ LEARNERS = {
                     learned),
     "cbp_autostep": (
         lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
+        learned_continual),
+    # Controls: what if continual backprop is given what ours owes most to?
+    "cbp_centred": (
+        lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(centred(lms))),
+        centred_steps),
+    "cbp_centred_steady": (
+        lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(centred(steady))),
         learned_continual),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
                  lambda p: {"step_size": ADAM[p][1:-1], "replacement_rate": [1e-5, 1e-4, 1e-3],

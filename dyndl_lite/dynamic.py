@@ -17,7 +17,7 @@ from torch.func import grad
 from dyndl_lite import draws, fringe, growth
 from dyndl_lite.backprop import CURVATURE, Learner, squared_error
 from dyndl_lite.network import weight_bound
-from dyndl_lite.step_sizes import adapt, autostep
+from dyndl_lite.step_sizes import adapt, steady
 
 SETTINGS = {
     "step_size": 0.03,  # first step size of all weights, but for
@@ -102,10 +102,10 @@ def learn(weights: Tensor, memory: dict, s: Tensor, mean: Tensor, delta: Tensor,
     heard = _heard(s, weights)
     heard = torch.cat([heard[:-1] - mean, heard[-1:]])
     if may is None:
-        memory, change = adapt(autostep, memory, delta, heard, c, hyper)
+        memory, change = adapt(steady, memory, delta, heard, c, hyper)
     else:  # not all listeners hear the same
         heard = heard * torch.cat([may, torch.ones_like(may[:, :1])], 1).to(heard.dtype)
-        rule = torch.func.vmap(autostep.update, in_dims=(0, 0, 0, 0, None))
+        rule = torch.func.vmap(steady.update, in_dims=(0, 0, 0, 0, None))
         memory, change = rule(memory, delta, heard, c, hyper)
     bias = change[:, -1] - change[:, :-1] @ mean
     return weights + torch.cat([change[:, :-1], bias[:, None]], 1), memory
@@ -159,7 +159,7 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
         zeros = {name: torch.zeros(shape, device=seed.device) for name, shape in shapes.items()}
         return {
             "params": {name: w.clone() for name, w in zeros.items()},
-            "memory": {name: {part: w.clone() for part in autostep.memory}
+            "memory": {name: {part: w.clone() for part in steady.memory}
                        for name, w in zeros.items()},
             "units": growth.new_units(units, inputs, seed.device),
             "shadow": torch.zeros(listeners, units, device=seed.device),

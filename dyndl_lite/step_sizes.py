@@ -36,6 +36,7 @@ class Rule(NamedTuple):
 #   -> memory after the example, and change [inputs] to be added to the weights
 
 _LEAST = 1e-10  # a step size that shrinks for ever would end as 0, which says "new"
+_MOST = 1e6  # and one that grows for ever as infinity
 
 
 def _alpha(memory, hyper):
@@ -58,18 +59,29 @@ def _idbd(memory, delta, a, c, hyper):
     return {"alpha": alpha, "h": h}, change
 
 
-def _autostep(memory, delta, a, c, hyper):
-    alpha, v, h = _alpha(memory, hyper), memory["v"], memory["h"]
-    slope = delta * a * h  # of the squared error in beta, with its sign turned
+def _normalised(memory, delta, a, c, hyper):
+    """Move the step sizes; give them, v, and the share of its own error the unit would correct."""
+    alpha, v = _alpha(memory, hyper), memory["v"]
+    slope = delta * a * memory["h"]  # of the squared error in beta, with its sign turned
     # v normalises the slope: it rises at once and falls slowly, over tau effective examples.
     v = torch.maximum(slope.abs(), v + alpha * c * a**2 * (slope.abs() - v) / hyper["tau"])
     alpha = _moved(alpha, hyper["meta_step_size"] * slope / torch.clamp(v, min=1e-30))
-    # The share of its own error that the unit would correct: never more than all of it.
-    M = torch.clamp((alpha * c * a**2).sum(), min=1)
+    return alpha, v, torch.clamp((alpha * c * a**2).sum(), min=1)  # never more than all of it
+
+
+def _autostep(memory, delta, a, c, hyper):
+    alpha, v, M = _normalised(memory, delta, a, c, hyper)
     alpha = alpha / M
     change = alpha * delta * a
-    h = h * (1 - alpha * c * a**2) + change
+    h = memory["h"] * (1 - alpha * c * a**2) + change
     return {"alpha": alpha, "v": v, "h": h}, change
+
+
+def _steady(memory, delta, a, c, hyper):
+    alpha, v, M = _normalised(memory, delta, a, c, hyper)
+    change = alpha / M * delta * a
+    h = memory["h"] * (1 - alpha / M * c * a**2) + change
+    return {"alpha": torch.clamp(alpha, max=_MOST), "v": v, "h": h}, change
 
 
 def _swift(memory, delta, a, c, hyper):
@@ -100,6 +112,10 @@ idbd = Rule(_idbd, ("alpha", "h"), {"step_size": 0.05, "meta_step_size": 0.01})
 #: not depend on scale, and whose step never overshoots.
 autostep = Rule(_autostep, ("alpha", "v", "h"),
                 {"step_size": 0.001, "meta_step_size": 0.01, "tau": 1e4})
+#: Ours: Autostep whose bound shortens the step and leaves the step sizes alone. In a deep net a unit
+#: that is heard with a large weight, or an input that is rarely large, exceeds the bound at single
+#: examples; Autostep lets all the unit's step sizes pay for it, for good.
+steady = autostep._replace(update=_steady)
 #: SwiftTD (Javed, Sharifnassab and Sutton 2024) without its traces, for a target that is there at
 #: once: meta-steps in proportion to 1 / alpha, the share corrected bounded, and decay where
 #: it was exceeded.
@@ -109,6 +125,26 @@ swift = Rule(_swift, ("alpha", "h"),
 #: one step size a unit. Its h forgets at a fixed rate, IDBD's as fast as weights are relearned.
 meta_optimize = Rule(_meta_optimize, ("alpha", "h", "m"),
                      {"step_size": 0.001, "meta_step_size": 0.001, "discount": 0.999})
+
+
+def centred(rule: Rule) -> Rule:
+    """Let a unit with a bias (its last input, always 1) learn around the mean of what it hears.
+
+    See `dynamic.learn`. Each weight keeps its own running mean, so one that is new starts afresh.
+    """
+
+    def update(memory, delta, a, c, hyper):
+        age, rest = memory["age"] + 1, {part: memory[part] for part in rule.memory}
+        rate = torch.maximum(1 / age, 1 - hyper["mean_decay"])  # plain averages at first
+        mean = memory["mean"] + rate * (a - memory["mean"])
+        inputs = torch.arange(a.shape[0], device=a.device) < a.shape[0] - 1
+        around = torch.where(inputs, mean, 0.0)
+        rest, change = rule.update(rest, delta, a - around, c, hyper)
+        bias = torch.where(inputs, 0.0, (change * around).sum())
+        return {**rest, "mean": mean, "age": age}, change - bias
+
+    update.__name__ = f"centred{rule.update.__name__}"
+    return Rule(update, (*rule.memory, "mean", "age"), {**rule.settings, "mean_decay": 0.999})
 
 
 def linear(inputs: int, rule: Rule) -> Learner:

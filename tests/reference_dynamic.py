@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import reference
-from reference_step_sizes import autostep, new_weight
+from reference_step_sizes import new_weight, steady
 
 NEWBORN = 30
 KEPT = 0.1  # share of its utility that a hidden unit does not pass on
@@ -58,8 +58,7 @@ class Listener:
         around = {source: hyper["centring"] * source.mean for source in sources}
         heard = [source.activity - around[source] for source in sources] + [1.0]
         memory = [self.memory[source] for source in sources] + [self.bias_memory]
-        *changes, change = autostep(memory, self.hunger, heard, self.curvature / hyper["bound"],
-                                    hyper)
+        *changes, change = steady(memory, self.hunger, heard, self.curvature / hyper["bound"], hyper)
         self.bias += change
         for source, change in zip(sources, changes, strict=True):
             self.weight[source] += change

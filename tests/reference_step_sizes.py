@@ -19,8 +19,8 @@ def idbd(unit, error, x, c, hyper):
     return changes
 
 
-def autostep(unit, error, x, c, hyper):
-    """Mahmood et al. (2012), Table 1."""
+def autostep(unit, error, x, c, hyper, lasting=False):
+    """Mahmood et al. (2012), Table 1; lasting: M divides the step, and not the step size."""
     for weight, x_i in zip(unit, x):
         product = error * x_i * weight["h"]
         alpha = hyper["step_size"] * math.exp(weight["beta"])
@@ -32,11 +32,19 @@ def autostep(unit, error, x, c, hyper):
                 for weight, x_i in zip(unit, x))
     changes = []
     for weight, x_i in zip(unit, x):
-        weight["beta"] -= math.log(max(share, 1.0))
-        alpha = hyper["step_size"] * math.exp(weight["beta"])
+        if lasting:
+            alpha = hyper["step_size"] * math.exp(weight["beta"]) / max(share, 1.0)
+        else:
+            weight["beta"] -= math.log(max(share, 1.0))
+            alpha = hyper["step_size"] * math.exp(weight["beta"])
         changes.append(alpha * error * x_i)
         weight["h"] = weight["h"] * (1 - alpha * c * x_i**2) + changes[-1]
     return changes
+
+
+def steady(unit, error, x, c, hyper):
+    """Autostep, but for whom the bound holds."""
+    return autostep(unit, error, x, c, hyper, lasting=True)
 
 
 def swift(unit, error, x, c, hyper):
@@ -72,7 +80,7 @@ def meta_optimize(unit, error, x, c, hyper):
     return changes
 
 
-RULES = {"idbd": idbd, "autostep": autostep, "swift": swift, "meta_optimize": meta_optimize}
+RULES = {"idbd": idbd, "autostep": autostep, "steady": steady, "swift": swift, "meta_optimize": meta_optimize}
 
 
 def new_weight():

@@ -60,6 +60,7 @@ def nonlinear(steps, inputs, outputs, loss="squared_error"):
 
 LINEAR = {"idbd": dict(step_size=0.05, meta_step_size=0.003),
           "autostep": dict(step_size=0.01, meta_step_size=0.02, tau=50),
+          "steady": dict(step_size=0.1, meta_step_size=0.02, tau=50),
           "swift": dict(step_size=0.01, meta_step_size=0.003, bound=0.7, decay=0.99),
           "meta_optimize": dict(step_size=0.01, meta_step_size=0.002, discount=0.95)}
 
@@ -79,10 +80,12 @@ def test_a_linear_unit_agrees_with_the_textbook(rule):
 
 DEEP = [("autostep", "squared_error", "relu"), ("autostep", "cross_entropy", "relu"),
         ("autostep", "squared_error", "tanh"), ("autostep", "squared_error", "swish"),
+        ("steady", "squared_error", "relu"), ("steady", "cross_entropy", "tanh"),
         ("idbd", "squared_error", "tanh"), ("swift", "squared_error", "relu"),
         ("swift", "cross_entropy", "tanh"), ("meta_optimize", "cross_entropy", "relu")]
 SETTINGS = {"idbd": dict(step_size=0.01, meta_step_size=0.01),
             "autostep": dict(step_size=0.02, meta_step_size=0.02, tau=100),
+            "steady": dict(step_size=0.1, meta_step_size=0.02, tau=100),
             "swift": dict(step_size=0.02, meta_step_size=0.0003, bound=0.8, decay=0.99),
             "meta_optimize": dict(step_size=0.01, meta_step_size=0.002, discount=0.95)}
 
@@ -152,6 +155,7 @@ def test_with_one_unit_a_layer_the_curvature_is_the_square_of_the_output_s_slope
 @pytest.mark.parametrize("rule, setting", [
     ("autostep", dict(step_size=10.0, meta_step_size=0.5)),
     ("autostep", dict(step_size=1e-3, meta_step_size=0.1)),
+    ("steady", dict(step_size=10.0, meta_step_size=0.5)),
     ("swift", dict(step_size=1.0, meta_step_size=0.1, bound=1.0, decay=0.9)),
     ("swift", dict(step_size=0.01, meta_step_size=0.01, bound=0.5, decay=0.999))])
 @pytest.mark.parametrize("scale", [0.1, 30.0])
@@ -176,6 +180,35 @@ def test_every_unit_of_a_layer_has_its_own_bound():
     memory, change = adapt(step_sizes.autostep, memory, torch.tensor([1.0, 1.0]), a, c, hyper)
     torch.testing.assert_close(memory["alpha"], torch.tensor([[1 / 6] * 3, [0.5] * 3]))
     torch.testing.assert_close(change, memory["alpha"] * a)
+
+
+def test_the_bound_of_a_steady_unit_leaves_its_step_sizes_alone():
+    memory = {part: torch.zeros(1, 3) for part in step_sizes.steady.memory}
+    hyper = {"step_size": torch.tensor(0.5), "meta_step_size": torch.tensor(0.01),
+             "tau": torch.tensor(1e4)}
+    a = torch.tensor([1.0, 2.0, 1.0])
+    memory, change = adapt(step_sizes.steady, memory, torch.ones(1), a, torch.ones(1), hyper)
+    torch.testing.assert_close(memory["alpha"], torch.full((1, 3), 0.5))
+    torch.testing.assert_close(change, a[None] / 6)
+
+
+def test_a_centred_unit_learns_around_the_mean_of_what_it_hears():
+    rng = np.random.default_rng(5)
+    rule = step_sizes.centred(step_sizes.lms)
+    hyper = {"step_size": torch.tensor(0.05, dtype=torch.float64),
+             "mean_decay": torch.tensor(0.9, dtype=torch.float64)}
+    memory = {part: torch.zeros(3).double() for part in rule.memory}
+    w, v, b, mean = np.zeros(3), np.zeros(2), 0.0, np.zeros(2)  # w x + b = v (x - mean) + b'
+    for t in range(1, 200):
+        x, delta = rng.normal(3, 1, 2), rng.normal()
+        a = torch.tensor([*x, 1.0]).double()
+        memory, change = rule.update(memory, torch.tensor(delta).double(), a, torch.tensor(1.0),
+                                     hyper)
+        w += change.numpy()
+        mean += max(1 / t, 0.1) * (x - mean)
+        v += 0.05 * delta * (x - mean)
+        b += 0.05 * delta - 0.05 * delta * (x - mean) @ mean
+        np.testing.assert_allclose(w, [*v, b], rtol=1e-6, atol=1e-9)
 
 
 def test_a_unit_that_nobody_hears_keeps_its_weights_and_its_step_sizes():
