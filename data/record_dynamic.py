@@ -176,7 +176,10 @@ ABLATIONS = {
     "dynamic_no_propagation": {"propagation": [0.0]},
     "dynamic_random_master": {"random_master": [1.0]},
     "dynamic_no_centring": {"centring": [0.0]},
+    "dynamic_own_bounds": {"joint": [0.0]},
+    "dynamic_even_births": {"hungry_births": [0.0], "replacement_rate": [2e-5]},
     "dynamic_guarded": {"newcomer_step_size": [0.001]},
+    "dynamic_guarded_no_shadow": {"newcomer_step_size": [0.001], "shadow": [0.0]},
     "dynamic_no_replacement": {"replacement_rate": [0.0]},
 }
 

@@ -12,23 +12,24 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, vmap
 
 from dyndl_lite import draws, fringe, growth
 from dyndl_lite.backprop import CURVATURE, Learner, squared_error
 from dyndl_lite.network import weight_bound
-from dyndl_lite.step_sizes import adapt, steady
+from dyndl_lite.step_sizes import prepare, shortened, steady
 
 SETTINGS = {
     "step_size": 0.03,  # first step size of all weights, but for
     "newcomer_step_size": 0.03,  # those that listen to a newborn once there is no room left
     "meta_step_size": 0.05,  # 0: step sizes only ever shrink, where a unit would overshoot
-    "bound": 0.33,  # most of its own error that a unit may correct at one example
+    "joint": 1.0,  # 1: one bound on what all correct together; 0: each unit has its own
     "tau": 1e4,  # memory of Autostep's normaliser, in examples
     "mean_decay": 0.999,  # of the running mean of each activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
     "growth_rate": 0.02,  # births an example while there is room
-    "replacement_rate": 1e-5,  # share of the mature units replaced each example after that
+    "replacement_rate": 1e-4,  # after that, share of the mature units replaced each example
+    "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
     "maturity_threshold": 5000.0,  # examples
     "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
     "leave": 0.03,  # and below which it is of the fringe again
@@ -89,26 +90,72 @@ def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: 
     return delta, c
 
 
-def learn(weights: Tensor, memory: dict, s: Tensor, mean: Tensor, delta: Tensor, c: Tensor,
-          hyper: dict, may: Tensor | None = None) -> tuple[Tensor, dict]:
-    """Let listeners learn around the mean of what they hear, each weight at its own step size.
+def joint_pace(params: dict, pace: dict, s: Tensor, level: Tensor, depth: int) -> Tensor:
+    """Give how far each output's sum moves, for an error of 1, when all below it learn as well.
+
+    A listener moves its sum by its own pace, and unit j, of weight w, moves it by w^2 of its own:
+    it feels w of the error, and is heard with w.
+    """
+    active = (s[-level.shape[0]:] > 0).to(s.dtype)
+    moved = torch.zeros_like(level)
+    for this in range(1, depth + 1):
+        below = _links_squared(params["hidden"], moved) if depth > 1 else 0
+        moved = torch.where(level == this, active * (pace["hidden"] + below), moved)
+    return pace["output"] + _links_squared(params["output"], moved)
+
+
+def _links_squared(weights: Tensor, moved: Tensor) -> Tensor:
+    return weights[:, -1 - moved.shape[0]:-1]**2 @ moved
+
+
+def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: Tensor,
+          may: Tensor | None, depth: int, hyper: dict) -> tuple[dict, dict]:
+    """Let all learn around the mean of what they hear, each weight at its own step size.
 
     The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and
     b is the same net, but a change of w then leaves the mean answer alone, and the strongest of
     all correlations between inputs, that with the bias, is gone.
+
+    All who are heard share one bound: together they correct no more than the whole error. A unit
+    of the fringe, whom nobody hears, bounds only itself.
+
+    Parameters
+    ----------
+    params, memory : dicts
+        Of the hidden units and of the outputs.
+    s : tensor [sources]
+    units : dict
+        Of `growth`.
+    delta, c : tensors [outputs + units]
+        From `hungers`.
+    may : bool tensor [units, sources], optional
+        Whom each hidden unit hears; None: all of them hear the inputs.
+    depth : int
+    hyper : dict
     """
-    mean = hyper["centring"] * mean[:weights.shape[1] - 1]
-    c = c / hyper["bound"]  # Autostep bounds the sum of alpha c a^2 by 1
-    heard = _heard(s, weights)
-    heard = torch.cat([heard[:-1] - mean, heard[-1:]])
-    if may is None:
-        memory, change = adapt(steady, memory, delta, heard, c, hyper)
-    else:  # not all listeners hear the same
-        heard = heard * torch.cat([may, torch.ones_like(may[:, :1])], 1).to(heard.dtype)
-        rule = torch.func.vmap(steady.update, in_dims=(0, 0, 0, 0, None))
-        memory, change = rule(memory, delta, heard, c, hyper)
-    bias = change[:, -1] - change[:, :-1] @ mean
-    return weights + torch.cat([change[:, :-1], bias[:, None]], 1), memory
+    outputs = params["output"].shape[0]
+    mean = hyper["centring"] * units["mean"]
+    heard = {name: _heard(s - mean, w) for name, w in params.items()}
+    if may is not None:
+        heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
+    own = {"output": (delta[:outputs], heard["output"], c[:outputs]),
+           "hidden": (delta[outputs:], heard["hidden"], c[outputs:])}
+    dims = {name: (0, None if heard[name].ndim == 1 else 0, 0) for name in own}
+    plans = {name: vmap(prepare, in_dims=(0, *dims[name], None))(memory[name], *own[name], hyper)
+             for name in own}
+    pace = {name: plans[name][2] for name in own}
+    share = {name: pace[name] * own[name][2] for name in own}
+    whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
+    heard = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
+    share = {name: torch.where(heard[name] > 0, whole, share[name]) for name in own}
+    params, memory = dict(params), dict(memory)
+    for name, (alpha, v, _) in plans.items():
+        shorter = 1 / torch.clamp(share[name], min=1)
+        memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
+            memory[name], alpha, v, shorter, *own[name])
+        bias = change[:, -1] - change[:, :-1] @ mean[:change.shape[1] - 1]
+        params[name] = params[name] + torch.cat([change[:, :-1], bias[:, None]], 1)
+    return params, memory
 
 
 def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
@@ -186,12 +233,10 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
         units_ = growth.agree(units_, shadow, s[inputs:], delta[:listeners], hyper)
         # Learn.
         may = None if depth == 1 else _may_hear(units_["level"], units_["level"], inputs)
-        W, hidden_memory = learn(params["hidden"], memory["hidden"], s, units_["mean"], delta[outputs:],
-                                 c[outputs:], hyper, may)
-        V, output_memory = learn(params["output"], memory["output"], s, units_["mean"],
-                                 delta[:outputs], c[:outputs], hyper)
+        params, memory = learn(params, memory, s, units_, delta, c, may, depth, hyper)
         # Grow.
-        units_, place, room = growth.births(units_, received, hyper)
+        hunger = delta[:outputs].abs().max()
+        units_, place, room = growth.births(units_, received, hunger, hyper)
         others = torch.where(growth._at(place, units), 0.0, units_["level"])
         level = torch.cat([torch.full_like(delta[:outputs], depth + 1.0),
                            others * units_["backbone"]])[:listeners]
@@ -205,13 +250,14 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
                                    hyper["noise"] * net["fresh"]["row"])
         newcomer = torch.where(room, 0.0, hyper["newcomer_step_size"])
         mean = units_["mean"][inputs:]
-        V, output_memory = growth.be_heard(V, output_memory, place, mean, newcomer)
-        if depth > 1:
-            W, hidden_memory = growth.be_heard(W, hidden_memory, place, mean, newcomer)
-        W, hidden_memory = growth.listen(W, hidden_memory, place, torch.cat([row, bias[None]]))
+        for name in ("output", "hidden") if depth > 1 else ("output",):
+            params[name], memory[name] = growth.be_heard(params[name], memory[name], place, mean,
+                                                         newcomer)
+        params["hidden"], memory["hidden"] = growth.listen(
+            params["hidden"], memory["hidden"], place, torch.cat([row, bias[None]]))
         return {
-            "params": {"hidden": W, "output": V},
-            "memory": {"hidden": hidden_memory, "output": output_memory},
+            "params": params,
+            "memory": memory,
             "units": growth.newborn(units_, place, level),
             "shadow": growth.serve(shadow, place, torch.where(master, sign, 0.0), outputs),
             "seed": net["seed"],

@@ -92,11 +92,22 @@ def agree(units: dict, shadow: Tensor, a: Tensor, delta: Tensor, hyper: dict) ->
             "power": units["power"] + rate * (a * a - units["power"])}
 
 
-def births(units: dict, received: Tensor, hyper: dict) -> tuple[dict, Tensor, Tensor]:
+def births(units: dict, received: Tensor, hunger: Tensor,
+           hyper: dict) -> tuple[dict, Tensor, Tensor]:
     """Decide whether a unit is born at this example, and where.
 
-    While there is room, at the growth rate, into the first empty place. After that, at the
-    replacement rate, in place of the mature unit that receives the least utility.
+    While there is room, at the growth rate, into the first empty place. After that, in place of
+    the mature unit that receives the least utility, at the replacement rate times the hunger:
+    where nothing is left to be learned, nobody need make way.
+
+    Parameters
+    ----------
+    units : dict
+    received : tensor [units]
+        Utility.
+    hunger : scalar tensor
+        Of the hungriest output, at this example.
+    hyper : dict
 
     Returns
     -------
@@ -108,7 +119,9 @@ def births(units: dict, received: Tensor, hyper: dict) -> tuple[dict, Tensor, Te
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])
     room = empty.any()
-    rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * mature.sum())
+    hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
+    rate = torch.where(room, hyper["growth_rate"],
+                       hyper["replacement_rate"] * hunger * mature.sum())
     due = units["due"] + rate
     order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
     now = (due >= 1) & (room | mature.any())

@@ -59,29 +59,44 @@ def _idbd(memory, delta, a, c, hyper):
     return {"alpha": alpha, "h": h}, change
 
 
-def _normalised(memory, delta, a, c, hyper):
-    """Move the step sizes; give them, v, and the share of its own error the unit would correct."""
+def prepare(memory: dict, delta: Tensor, a: Tensor, c: Tensor,
+            hyper: dict) -> tuple[Tensor, Tensor, Tensor]:
+    """First half of `autostep` and of `steady`: move the step sizes, take no step yet.
+
+    Returns
+    -------
+    alpha, v : tensors [inputs]
+    pace : scalar tensor
+        Sum of alpha a^2. Times c it is the share of its own error that the unit would correct:
+        over 1 it would overshoot.
+    """
     alpha, v = _alpha(memory, hyper), memory["v"]
     slope = delta * a * memory["h"]  # of the squared error in beta, with its sign turned
     # v normalises the slope: it rises at once and falls slowly, over tau effective examples.
-    v = torch.maximum(slope.abs(), v + alpha * c * a**2 * (slope.abs() - v) / hyper["tau"])
+    v = torch.maximum(slope.abs(), v + alpha * (c / hyper["tau"]) * a**2 * (slope.abs() - v))
     alpha = _moved(alpha, hyper["meta_step_size"] * slope / torch.clamp(v, min=1e-30))
-    return alpha, v, torch.clamp((alpha * c * a**2).sum(), min=1)  # never more than all of it
+    return alpha, v, (alpha * a**2).sum()
 
 
 def _autostep(memory, delta, a, c, hyper):
-    alpha, v, M = _normalised(memory, delta, a, c, hyper)
-    alpha = alpha / M
+    alpha, v, pace = prepare(memory, delta, a, c, hyper)
+    alpha = alpha * (1 / torch.clamp(c * pace, min=1))
     change = alpha * delta * a
     h = memory["h"] * (1 - alpha * c * a**2) + change
     return {"alpha": alpha, "v": v, "h": h}, change
 
 
-def _steady(memory, delta, a, c, hyper):
-    alpha, v, M = _normalised(memory, delta, a, c, hyper)
-    change = alpha / M * delta * a
-    h = memory["h"] * (1 - alpha / M * c * a**2) + change
+def shortened(memory: dict, alpha: Tensor, v: Tensor, shorter: Tensor, delta: Tensor, a: Tensor,
+              c: Tensor) -> tuple[dict, Tensor]:
+    """Second half of `steady`: take the step, shorter by a factor; the step sizes stay."""
+    change = alpha * (shorter * delta) * a
+    h = memory["h"] * (1 - alpha * (shorter * c) * a**2) + change
     return {"alpha": torch.clamp(alpha, max=_MOST), "v": v, "h": h}, change
+
+
+def _steady(memory, delta, a, c, hyper):
+    alpha, v, pace = prepare(memory, delta, a, c, hyper)
+    return shortened(memory, alpha, v, 1 / torch.clamp(c * pace, min=1), delta, a, c)
 
 
 def _swift(memory, delta, a, c, hyper):

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import reference
-from reference_step_sizes import new_weight, steady
+from reference_step_sizes import go, new_weight, plan
 
 NEWBORN = 30
 KEPT = 0.1  # share of its utility that a hidden unit does not pass on
@@ -52,17 +52,22 @@ class Listener:
             self.bias += self.weight.pop(source) * source.mean
             del self.memory[source]
 
-    def learn(self, hyper):
-        """Learn w and b' in the sum of w (s - mean) + b', where b' is b and the sum of w mean."""
-        sources = list(self.weight)
-        around = {source: hyper["centring"] * source.mean for source in sources}
-        heard = [source.activity - around[source] for source in sources] + [1.0]
-        memory = [self.memory[source] for source in sources] + [self.bias_memory]
-        *changes, change = steady(memory, self.hunger, heard, self.curvature / hyper["bound"], hyper)
+    def prepare(self, hyper):
+        """Give its pace: how far the sum of w (s - mean) + b' would move for an error of 1."""
+        self.around = {source: hyper["centring"] * source.mean for source in self.weight}
+        self.heard = [source.activity - mean for source, mean in self.around.items()] + [1.0]
+        return plan(self.memories(), self.hunger, self.heard, self.curvature, hyper)
+
+    def memories(self):
+        return [*self.memory.values(), self.bias_memory]
+
+    def learn(self, M, hyper):
+        """Take the step, M times shorter; b' is b and the sum of w mean."""
+        *changes, change = go(self.memories(), self.hunger, self.heard, self.curvature, hyper, M)
         self.bias += change
-        for source, change in zip(sources, changes, strict=True):
+        for (source, mean), change in zip(self.around.items(), changes, strict=True):
             self.weight[source] += change
-            self.bias -= change * around[source]
+            self.bias -= change * mean
 
     def uses(self):
         return {source: abs(w) * source.spread for source, w in self.weight.items()}
@@ -155,11 +160,26 @@ class Dynamic:
         self.grow_hungry(slope, prediction)
         for unit in self.units():
             unit.agree(self.hyper)
-        for listener in self.outputs + self.units():
-            listener.learn(self.hyper)
+        self.learn_together()
         self.perhaps_give_birth()
         self.t += 1
         return score
+
+    def learn_together(self):
+        """Outputs and backbone correct no more than all of it together; the fringe each its own."""
+        everybody = self.outputs + self.units()
+        pace = {listener: listener.prepare(self.hyper) for listener in everybody}
+        whole = max(self.joint_pace(output, pace) * output.curvature for output in self.outputs)
+        for listener in everybody:
+            heard = listener in self.outputs or listener.backbone
+            own = pace[listener] * listener.curvature
+            listener.learn(max(whole if heard and self.hyper["joint"] else own, 1.0), self.hyper)
+
+    def joint_pace(self, listener, pace):
+        """Follow all paths down from a listener."""
+        return pace[listener] + sum(w**2 * self.joint_pace(source, pace)
+                                    for source, w in listener.weight.items()
+                                    if isinstance(source, Unit) and source.activity > 0)
 
     def propagate_utility(self):
         """Put 1 on each output, and let it flow down; remember where all of it went."""
@@ -219,7 +239,9 @@ class Dynamic:
                 self.give_birth(self.place.index(None), room=True)
             return
         mature = [unit for unit in self.units() if unit.age > self.hyper["maturity_threshold"]]
-        self.due += self.hyper["replacement_rate"] * len(mature)
+        hunger = min(max(abs(output.hunger) for output in self.outputs), 1.0)
+        self.due += (self.hyper["replacement_rate"] * len(mature)
+                     * (hunger if self.hyper["hungry_births"] else 1.0))
         if self.due >= 1 and mature:
             self.due -= 1
             least = min(mature, key=lambda unit: unit.utility)

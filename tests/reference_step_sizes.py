@@ -19,8 +19,8 @@ def idbd(unit, error, x, c, hyper):
     return changes
 
 
-def autostep(unit, error, x, c, hyper, lasting=False):
-    """Mahmood et al. (2012), Table 1; lasting: M divides the step, and not the step size."""
+def plan(unit, error, x, c, hyper):
+    """Mahmood et al. (2012), Table 1, its first half; give the sum of alpha x^2."""
     for weight, x_i in zip(unit, x):
         product = error * x_i * weight["h"]
         alpha = hyper["step_size"] * math.exp(weight["beta"])
@@ -28,23 +28,31 @@ def autostep(unit, error, x, c, hyper, lasting=False):
         weight["v"] = max(abs(product), slow)
         if weight["v"] > 0:
             weight["beta"] += hyper["meta_step_size"] * product / weight["v"]
-    share = sum(hyper["step_size"] * math.exp(weight["beta"]) * c * x_i**2
-                for weight, x_i in zip(unit, x))
+    return sum(hyper["step_size"] * math.exp(weight["beta"]) * x_i**2
+               for weight, x_i in zip(unit, x))
+
+
+def go(unit, error, x, c, hyper, M=1.0):
+    """Second half: the step, divided by M."""
     changes = []
     for weight, x_i in zip(unit, x):
-        if lasting:
-            alpha = hyper["step_size"] * math.exp(weight["beta"]) / max(share, 1.0)
-        else:
-            weight["beta"] -= math.log(max(share, 1.0))
-            alpha = hyper["step_size"] * math.exp(weight["beta"])
+        alpha = hyper["step_size"] * math.exp(weight["beta"]) / M
         changes.append(alpha * error * x_i)
         weight["h"] = weight["h"] * (1 - alpha * c * x_i**2) + changes[-1]
     return changes
 
 
+def autostep(unit, error, x, c, hyper):
+    """M divides the step sizes themselves."""
+    M = max(c * plan(unit, error, x, c, hyper), 1.0)
+    for weight in unit:
+        weight["beta"] -= math.log(M)
+    return go(unit, error, x, c, hyper)
+
+
 def steady(unit, error, x, c, hyper):
-    """Autostep, but for whom the bound holds."""
-    return autostep(unit, error, x, c, hyper, lasting=True)
+    """M divides only the step."""
+    return go(unit, error, x, c, hyper, max(c * plan(unit, error, x, c, hyper), 1.0))
 
 
 def swift(unit, error, x, c, hyper):

@@ -202,7 +202,7 @@ def test_a_centred_unit_learns_around_the_mean_of_what_it_hears():
     for t in range(1, 200):
         x, delta = rng.normal(3, 1, 2), rng.normal()
         a = torch.tensor([*x, 1.0]).double()
-        memory, change = rule.update(memory, torch.tensor(delta).double(), a, torch.tensor(1.0),
+        memory, change = rule.update(memory, torch.tensor(delta, dtype=a.dtype), a, torch.tensor(1.0),
                                      hyper)
         w += change.numpy()
         mean += max(1 / t, 0.1) * (x - mean)
