@@ -26,7 +26,7 @@ SETTINGS = {
     "joint": 1.0,  # 1: one bound on what all correct together; 0: each unit has its own
     "tau": 1e4,  # memory of Autostep's normaliser, in examples
     "mean_decay": 0.999,  # of the running mean of each activity
-    "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
+    "utility_decay": 0.99997,  # of its running spread, which says how much there is to use
     "growth_rate": 0.02,  # births an example while there is room
     "replacement_rate": 1e-4,  # after that, share of the mature units replaced each example
     "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
