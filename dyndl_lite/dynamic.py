@@ -23,10 +23,11 @@ SETTINGS = {
     "step_size": 0.03,  # first step size of all weights, but for
     "newcomer_step_size": 0.03,  # those that listen to a newborn once there is no room left
     "meta_step_size": 0.05,  # 0: step sizes only ever shrink, where a unit would overshoot
-    "joint": 1.0,  # 1: one bound on what all correct together; 0: each unit has its own
+    "bound": 0.33,  # most of its own error that a unit may correct at one example
+    "joint": 1.0,  # and all together no more than the whole of it; 0: they may
     "tau": 1e4,  # memory of Autostep's normaliser, in examples
     "mean_decay": 0.999,  # of the running mean of each activity
-    "utility_decay": 0.99997,  # of its running spread, which says how much there is to use
+    "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
     "growth_rate": 0.02,  # births an example while there is room
     "replacement_rate": 1e-4,  # after that, share of the mature units replaced each example
     "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
@@ -116,8 +117,8 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     b is the same net, but a change of w then leaves the mean answer alone, and the strongest of
     all correlations between inputs, that with the bias, is gone.
 
-    All who are heard share one bound: together they correct no more than the whole error. A unit
-    of the fringe, whom nobody hears, bounds only itself.
+    No unit corrects more than a share of its own error, and all who are heard share one more bound:
+    together they correct no more than the whole.
 
     Parameters
     ----------
@@ -138,8 +139,9 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     heard = {name: _heard(s - mean, w) for name, w in params.items()}
     if may is not None:
         heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
-    own = {"output": (delta[:outputs], heard["output"], c[:outputs]),
-           "hidden": (delta[outputs:], heard["hidden"], c[outputs:])}
+    bent = c / hyper["bound"]
+    own = {"output": (delta[:outputs], heard["output"], bent[:outputs]),
+           "hidden": (delta[outputs:], heard["hidden"], bent[outputs:])}
     dims = {name: (0, None if heard[name].ndim == 1 else 0, 0) for name in own}
     plans = {name: vmap(prepare, in_dims=(0, *dims[name], None))(memory[name], *own[name], hyper)
              for name in own}
@@ -147,7 +149,7 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     share = {name: pace[name] * own[name][2] for name in own}
     whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
     heard = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
-    share = {name: torch.where(heard[name] > 0, whole, share[name]) for name in own}
+    share = {name: torch.maximum(share[name], heard[name] * whole) for name in own}
     params, memory = dict(params), dict(memory)
     for name, (alpha, v, _) in plans.items():
         shorter = 1 / torch.clamp(share[name], min=1)

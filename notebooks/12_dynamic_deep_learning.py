@@ -55,26 +55,35 @@ sizes = (stream.inputs, units, stream.outputs)
 # 1. **Predict.** Hidden units are rectifiers; outputs hear the hidden units and the inputs.
 # 2. **Hunger.** Errors go back over the real weights and, for units of the fringe, over what their
 #    shadow weights add (notebook 11).
-# 3. **Learn.** Every weight by its own step size, which Autostep learns for each unit from the
-#    unit's local error (notebook 10), *around the mean* of what the weight hears.
+# 3. **Learn.** Every weight by its own step size, which Autostep's rule learns for each unit from the
+#    unit's local error (notebook 10), *around the mean* of what the weight hears. No unit corrects
+#    more than a third of its own error at once, and all who are heard together not more than the whole.
 # 4. **Watch the boundary.** Utility flows from the outputs (notebook 09). Who receives enough has
 #    joined the backbone; who receives too little is of the fringe again, with the listener it still
 #    has as its master.
 # 5. **Grow.** A unit is born into an empty place, or, when there is none, in place of the mature
-#    unit with the least utility, whose mean stays behind in its listeners' biases. The hungriest
-#    unit is its master; its weights are the imprint of the moment.
+#    unit with the least utility, whose mean stays behind in its listeners' biases. The hungrier
+#    the outputs are, the more often: where nothing is left to be learned, nobody need make way. The
+#    hungriest unit is its master; its weights are the imprint of the moment.
 #
 # Step 2 and step 3 as they run:
 
 # %%
-plots.source(algorithm.hungers, algorithm.learn)
+plots.source(algorithm.hungers, algorithm.joint_pace, algorithm.learn)
 
 # %% [markdown]
-# The last idea is ours, and simple. A listener's sum $\sum_i w_i x_i + b$ is the same as
+# Two ideas in `learn` are ours, and simple. First, *around the mean*. A listener's sum $\sum_i w_i x_i + b$ is the same as
 # $\sum_i w_i (x_i - \bar x_i) + b'$ with $b' = b + \sum_i w_i \bar x_i$. It matters for *learning*
 # which of the two sets of numbers one changes. Activities of rectifiers are never negative, so all of
 # them correlate with the bias and, through it, with each other; around the mean they do not. The
 # talk's rule that a recycled unit leaves its mean behind follows by itself.
+#
+# Second, *a bound that shortens the step and leaves the step sizes alone*. Autostep (notebook 10)
+# divides the step sizes themselves when a unit would overshoot. For one linear unit that is right. In
+# a network single examples exceed the bound all the time, say when an input flips, and then all step
+# sizes of a unit would pay for it for good, and recover slowly. And since every unit corrects the same
+# error, it is not enough that each keeps its own bound: unit $j$, heard with weight $w$, moves the
+# output by $w^2$ of what it moves itself, and the sum over all of them is what must not overshoot.
 #
 # Who is born, and where:
 

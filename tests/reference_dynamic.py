@@ -56,14 +56,15 @@ class Listener:
         """Give its pace: how far the sum of w (s - mean) + b' would move for an error of 1."""
         self.around = {source: hyper["centring"] * source.mean for source in self.weight}
         self.heard = [source.activity - mean for source, mean in self.around.items()] + [1.0]
-        return plan(self.memories(), self.hunger, self.heard, self.curvature, hyper)
+        self.bent = self.curvature / hyper["bound"]
+        return plan(self.memories(), self.hunger, self.heard, self.bent, hyper)
 
     def memories(self):
         return [*self.memory.values(), self.bias_memory]
 
     def learn(self, M, hyper):
         """Take the step, M times shorter; b' is b and the sum of w mean."""
-        *changes, change = go(self.memories(), self.hunger, self.heard, self.curvature, hyper, M)
+        *changes, change = go(self.memories(), self.hunger, self.heard, self.bent, hyper, M)
         self.bias += change
         for (source, mean), change in zip(self.around.items(), changes, strict=True):
             self.weight[source] += change
@@ -172,8 +173,8 @@ class Dynamic:
         whole = max(self.joint_pace(output, pace) * output.curvature for output in self.outputs)
         for listener in everybody:
             heard = listener in self.outputs or listener.backbone
-            own = pace[listener] * listener.curvature
-            listener.learn(max(whole if heard and self.hyper["joint"] else own, 1.0), self.hyper)
+            own = pace[listener] * listener.bent
+            listener.learn(max(own, whole if heard and self.hyper["joint"] else 0.0, 1.0), self.hyper)
 
     def joint_pace(self, listener, pace):
         """Follow all paths down from a listener."""

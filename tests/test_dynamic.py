@@ -22,7 +22,7 @@ LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 SEED = 3
 # Everything happens every few dozen examples. No test leans on a default of the learner.
 BUSY = {
-    "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "joint": 1.0,
+    "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6, "joint": 1.0,
     "tau": 200.0, "mean_decay": 0.98, "utility_decay": 0.95, "growth_rate": 0.03,
     "replacement_rate": 0.012, "maturity_threshold": 60.0, "join": 0.5, "leave": 0.4,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
@@ -564,7 +564,7 @@ def test_an_imprint_does_not_ask_for_the_sign_of_the_shadow_weight(wish):
 STREAM = SlowlyChangingRegression(flip_period=2_000)
 DYNAMIC = dynamic.dynamic(20, 20, 1)
 # As one would use it.
-CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "joint": 1.0,
+CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5, "joint": 1.0,
         "tau": 1e4, "mean_decay": 0.999, "utility_decay": 0.999, "growth_rate": 0.02,
         "replacement_rate": 5e-5, "maturity_threshold": 1_000.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
