@@ -173,8 +173,8 @@ class Dynamic:
         whole = max(self.joint_pace(output, pace) * output.curvature for output in self.outputs)
         for listener in everybody:
             heard = listener in self.outputs or listener.backbone
-            own = pace[listener] * listener.bent
-            listener.learn(max(own, whole if heard and self.hyper["joint"] else 0.0, 1.0), self.hyper)
+            joint = whole if heard and self.hyper["joint"] else 0.0
+            listener.learn(max(pace[listener] * listener.bent, joint, 1.0), self.hyper)
 
     def joint_pace(self, listener, pace):
         """Follow all paths down from a listener."""

@@ -22,9 +22,9 @@ LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 SEED = 3
 # Everything happens every few dozen examples. No test leans on a default of the learner.
 BUSY = {
-    "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6, "joint": 1.0,
-    "tau": 200.0, "mean_decay": 0.98, "utility_decay": 0.95, "growth_rate": 0.03,
-    "replacement_rate": 0.012, "maturity_threshold": 60.0, "join": 0.5, "leave": 0.4,
+    "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
+    "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "utility_decay": 0.95, "growth_rate": 0.03,
+    "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.5, "leave": 0.4,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
 }
@@ -181,7 +181,7 @@ def assert_same_state(net, state, tolerance):
 def test_everything_happens_in_the_lives_that_are_compared(life):
     assert len(life.events("born", room=True)) == life.places
     assert len(life.events("born", room=False)) >= 20
-    assert len(life.events("joins")) >= 15 and len(life.events("falls")) >= 10
+    assert len(life.events("joins")) >= 10 and len(life.events("falls")) >= 5
     if life.depth > 1:
         assert len(life.events("orphaned")) >= 1
         assert len(life.events("born", served="Unit")) >= 5
@@ -564,8 +564,8 @@ def test_an_imprint_does_not_ask_for_the_sign_of_the_shadow_weight(wish):
 STREAM = SlowlyChangingRegression(flip_period=2_000)
 DYNAMIC = dynamic.dynamic(20, 20, 1)
 # As one would use it.
-CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5, "joint": 1.0,
-        "tau": 1e4, "mean_decay": 0.999, "utility_decay": 0.999, "growth_rate": 0.02,
+CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5,
+        "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "utility_decay": 0.999, "growth_rate": 0.02,
         "replacement_rate": 5e-5, "maturity_threshold": 1_000.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0}
