@@ -80,7 +80,7 @@ plots.source(idbd.update)
 #    M = \max\Big(\sum_i \alpha_i a_i^2,\ 1\Big), \qquad \alpha_i \leftarrow \frac{\alpha_i}{M} . $$
 
 # %%
-plots.source(autostep.update)
+plots.source(step_sizes.prepare, autostep.update)
 
 # %% [markdown]
 # Two more for comparison. **SwiftTD** (Javed, Sharifnassab and Sutton 2024), here without its
