@@ -36,7 +36,9 @@ class Rule(NamedTuple):
 #   -> memory after the example, and change [inputs] to be added to the weights
 
 _LEAST = 1e-10  # a step size that shrinks for ever would end as 0, which says "new"
-_MOST = 1e6  # and one that grows for ever as infinity
+# A step size may grow unseen: around the mean an input that stands still is all but 0, so no bound is
+# near. When it moves at last, the weight must not have run away: `steady` steps no wider than this.
+_MOST = 1.0
 
 
 def _alpha(memory, hyper):
@@ -129,7 +131,8 @@ autostep = Rule(_autostep, ("alpha", "v", "h"),
                 {"step_size": 0.001, "meta_step_size": 0.01, "tau": 1e4})
 #: Ours: Autostep whose bound shortens the step and leaves the step sizes alone. In a deep net a unit
 #: that is heard with a large weight, or an input that is rarely large, exceeds the bound at single
-#: examples; Autostep lets all the unit's step sizes pay for it, for good.
+#: examples; Autostep lets all the unit's step sizes pay for it, for good. They are at most 1 (SwiftTD
+#: has such a bound too): inputs should be of the order of 1.
 steady = autostep._replace(update=_steady)
 #: SwiftTD (Javed, Sharifnassab and Sutton 2024) without its traces, for a target that is there at
 #: once: meta-steps in proportion to 1 / alpha, the share corrected bounded, and decay where

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import reference
-from reference_step_sizes import go, new_weight, plan
+from reference_step_sizes import cap, go, new_weight, plan
 
 NEWBORN = 30
 KEPT = 0.1  # share of its utility that a hidden unit does not pass on
@@ -65,6 +65,7 @@ class Listener:
     def learn(self, M, hyper):
         """Take the step, M times shorter; b' is b and the sum of w mean."""
         *changes, change = go(self.memories(), self.hunger, self.heard, self.bent, hyper, M)
+        cap(self.memories(), hyper)
         self.bias += change
         for (source, mean), change in zip(self.around.items(), changes, strict=True):
             self.weight[source] += change

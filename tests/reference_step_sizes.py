@@ -42,6 +42,12 @@ def go(unit, error, x, c, hyper, M=1.0):
     return changes
 
 
+def cap(unit, hyper):
+    """No step size of a `steady` unit is over 1."""
+    for weight in unit:
+        weight["beta"] = min(weight["beta"], -math.log(hyper["step_size"]))
+
+
 def autostep(unit, error, x, c, hyper):
     """M divides the step sizes themselves."""
     M = max(c * plan(unit, error, x, c, hyper), 1.0)
@@ -52,7 +58,9 @@ def autostep(unit, error, x, c, hyper):
 
 def steady(unit, error, x, c, hyper):
     """M divides only the step."""
-    return go(unit, error, x, c, hyper, max(c * plan(unit, error, x, c, hyper), 1.0))
+    changes = go(unit, error, x, c, hyper, max(c * plan(unit, error, x, c, hyper), 1.0))
+    cap(unit, hyper)
+    return changes
 
 
 def swift(unit, error, x, c, hyper):

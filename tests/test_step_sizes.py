@@ -192,6 +192,20 @@ def test_the_bound_of_a_steady_unit_leaves_its_step_sizes_alone():
     torch.testing.assert_close(change, a[None] / 6)
 
 
+def test_a_steady_step_size_does_not_run_away_unseen():
+    """An input that all but stands still asks for ever larger steps; then, one day, it moves."""
+    found = {}
+    for name in ("autostep", "steady"):
+        memory = {part: torch.zeros(1) for part in RULES[name].memory}
+        hyper = {"step_size": torch.tensor(0.03), "meta_step_size": torch.tensor(0.05),
+                 "tau": torch.tensor(1e4)}
+        for _ in range(500):
+            memory, _ = RULES[name].update(memory, torch.tensor(1.0), torch.tensor([1e-4]),
+                                           torch.tensor(1.0), hyper)
+        found[name] = memory["alpha"].item()
+    assert found["steady"] <= 1 < 1e3 < found["autostep"]
+
+
 def test_a_centred_unit_learns_around_the_mean_of_what_it_hears():
     rng = np.random.default_rng(5)
     rule = step_sizes.centred(step_sizes.lms)
