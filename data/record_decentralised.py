@@ -28,15 +28,15 @@ from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
 TABLE, FACTS = HERE / "results/decentralised.csv", HERE / "results/decentralised.json"
-RUNS, DIGITS = 30, 1_797
-# stream, hidden units, loss, examples, bin, our step size, the rivals' sweep
+DIGITS = 1_797
+# stream, hidden units, loss, examples, bin, runs, our step size, the rivals' sweep
 PROBLEMS = {
-    "scr": (SlowlyChangingRegression, 20, squared_error, 400_000, 10_000, 0.01,
+    "scr": (SlowlyChangingRegression, 20, squared_error, 400_000, 10_000, 30, 0.01,
             {"step_size": [0.001, 0.003, 0.005, 0.01],
              "replacement_rate": [0.0, 3e-5, 1e-4, 3e-4]}),
     "permuted_digits": (
         lambda: PermutedImages(*datasets.digits(), 2 * DIGITS, "permuted digits"), 100,
-        cross_entropy, 20 * 2 * DIGITS, 2 * DIGITS, 0.03,
+        cross_entropy, 20 * 2 * DIGITS, 2 * DIGITS, 10, 0.03,
         {"step_size": [0.01, 0.03, 0.05], "replacement_rate": [0.0, 1e-4]}),
 }
 
@@ -67,10 +67,10 @@ def learners(name: str) -> dict:
 
 def record(name: str) -> pd.DataFrame:
     """Run one problem."""
-    make, units, _, steps, bin, _, sweep = PROBLEMS[name]
+    make, units, _, steps, bin, runs, _, sweep = PROBLEMS[name]
     metric, rows = "squared_error" if name == "scr" else "accuracy", []
     for (wires, who), (learner, values) in learners(name).items():
-        frame = ensemble.run(make(), {who: (learner, values)}, range(RUNS), steps, bin, probe=look,
+        frame = ensemble.run(make(), {who: (learner, values)}, range(runs), steps, bin, probe=look,
                              folder=HERE.parent / "build/record/decentralised" / name)
         names = list(sweep) if who == "continual backprop" else ["step_size"]
         frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(names, row))

@@ -257,7 +257,10 @@ parts = {"dynamic_no_shadow": "no shadow weights", "dynamic_regressed_shadow": "
          "dynamic_no_imprint": "no imprint", "dynamic_fixed_steps": "fixed step sizes",
          "dynamic_no_propagation": "contribution instead of utility",
          "dynamic_random_master": "random masters", "dynamic_no_centring": "not around the mean",
-         "dynamic_guarded": "guarded boundary", "dynamic_no_replacement": "no replacement",
+         "dynamic_guarded": "guarded boundary",
+         "dynamic_guarded_no_shadow": "guarded, no shadow weights",
+         "dynamic_own_bounds": "own bounds only", "dynamic_even_births": "births whatever the hunger",
+         "dynamic_no_replacement": "no replacement",
          "dynamic_two_levels": "two levels of hidden units"}
 measures = [("scr", 20, "mse_last_200k", 1), ("recurring", 20, "mse_first_100", 1),
             ("permuted_digits", 100, "online_accuracy", -100)]
@@ -273,11 +276,13 @@ for problem, room, metric, sign in measures:
 parts = {name: text for name, text in parts.items() if text in [row["change"] for row in rows]}
 ablations = pd.DataFrame(rows, columns=["change", "problem", "worse by", "low", "high", "ours"])
 provenance.save_table(ablations, out, "ablations")
-figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
+present = [m for m in measures if m[0] in set(ablations.problem)]
+figure, axes = plt.subplots(1, len(present), figsize=(4 * len(present), 4.5), sharey=True, squeeze=False)
+axes = axes[0]
 labels = {"scr": "slowly-changing regression,\nsquared error, last 200 k",
           "recurring": "recurring contexts,\nsquared error, first 100",
           "permuted_digits": "permuted digits,\npoints of accuracy lost"}
-for ax, (problem, room, *_) in zip(axes, measures):
+for ax, (problem, room, *_) in zip(axes, present):
     part = ablations[ablations.problem == problem]
     where = [list(parts.values()).index(c) for c in part.change]
     ax.errorbar(part["worse by"], where, fmt="o", capsize=3,
@@ -287,11 +292,24 @@ for ax, (problem, room, *_) in zip(axes, measures):
 axes[0].set_yticks(range(len(parts)), parts.values())
 axes[0].invert_yaxis()
 plots.show(figure, "ablations", out=out, alt=(
-    "How much worse each change makes it, for three problems. " + " ".join(
+    "How much worse each change makes it, a picture a problem. " + " ".join(
         f"{problem}: " + "; ".join(f"{row.change} {row[3]:+.4f} ({row.low:+.4f} to {row.high:+.4f})"
                                    for row in part.itertuples()) + "."
         for problem, part in ablations.groupby("problem"))))
 ablations.set_index(["problem", "change"]).round(4)
+
+# %%
+paired = {}
+for problem, room, metric, *_ in [*measures, ("scr", 5, "mse_last_200k")]:
+    part = record[(record.problem == problem) & (record.units == room) & (record.metric == metric)]
+    values = part.set_index(["learner", "seed"]).value
+    for without, base in [("dynamic_no_shadow", "dynamic"),
+                          ("dynamic_guarded_no_shadow", "dynamic_guarded")]:
+        if {without, base} <= set(values.index.get_level_values(0)):
+            boundary = "guarded" if "guarded" in base else "open"
+            paired[problem, room, boundary] = [values[base].mean(), values[without].mean(),
+                                               *compare.paired(values[without], values[base])]
+pd.DataFrame(paired, index=["with shadow weights", "without", "without - with", "low", "high"]).T.round(4)
 
 # %% [markdown]
 # An interval that holds 0 means that these runs do not show that the part does anything. What has
