@@ -566,7 +566,7 @@ DYNAMIC = dynamic.dynamic(20, 20, 1)
 # As one would use it.
 CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5,
         "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "utility_decay": 0.999, "growth_rate": 0.02,
-        "replacement_rate": 5e-5, "maturity_threshold": 1_000.0, "join": 0.1, "leave": 0.03,
+        "replacement_rate": 2e-4, "maturity_threshold": 500.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0}
 
