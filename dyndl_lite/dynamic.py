@@ -22,7 +22,7 @@ from dyndl_lite.step_sizes import prepare, shortened, steady
 SETTINGS = {
     "step_size": 0.03,  # first step size of all weights, but for
     "newcomer_step_size": 0.03,  # those that listen to a newborn once there is no room left
-    "meta_step_size": 0.05,  # 0: step sizes only ever shrink, where a unit would overshoot
+    "meta_step_size": 0.05,  # 0: step sizes stay what they were at first
     "bound": 0.33,  # most of its own error that a unit may correct at one example
     "joint": 1.0,  # and all together no more than the whole of it; 0: they may
     "tau": 1e4,  # memory of Autostep's normaliser, in examples

@@ -96,7 +96,8 @@ def meta_optimize(unit, error, x, c, hyper):
     return changes
 
 
-RULES = {"idbd": idbd, "autostep": autostep, "steady": steady, "swift": swift, "meta_optimize": meta_optimize}
+RULES = {"idbd": idbd, "autostep": autostep, "steady": steady, "swift": swift,
+         "meta_optimize": meta_optimize}
 
 
 def new_weight():
