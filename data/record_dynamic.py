@@ -117,7 +117,7 @@ ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
         "permuted_digits": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
         "permuted_mnist": [1e-4, 3e-4, 1e-3, 3e-3], "returning_digits": [1e-4, 3e-4, 1e-3, 3e-3]}
 RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 1e-3],
-         "permuted_digits": [1e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [1e-5, 1e-4, 1e-3],
+         "permuted_digits": [1e-5, 1e-4, 3e-4, 1e-3], "permuted_mnist": [3e-6, 1e-5, 1e-4, 1e-3],
          "returning_digits": [1e-6, 1e-5, 1e-4, 1e-3]}
 # Narrower where every weight is moved by noise at every example.
 STIRRED = {**SGD, "permuted_mnist": [0.003, 0.01]}
@@ -169,17 +169,17 @@ def dynamic_of(sizes: tuple[int, ...], loss: Callable, depth: int = 1) -> Learne
 # Ours has one setting for all problems; an ablation changes one thing in it.
 ABLATIONS = {
     "dynamic": {"step_size": [0.03]},
-    "dynamic_no_shadow": {"shadow": [0.0]},
-    "dynamic_regressed_shadow": {"regressed": [1.0]},
+    "dynamic_shadow": {"shadow": [1.0]},
+    "dynamic_regressed_shadow": {"shadow": [1.0], "regressed": [1.0]},
     "dynamic_no_imprint": {"imprint": [0.0], "noise": [1.0]},
     "dynamic_fixed_steps": {"meta_step_size": [0.0]},
     "dynamic_no_propagation": {"propagation": [0.0]},
-    "dynamic_random_master": {"random_master": [1.0]},
+    "dynamic_random_master": {"shadow": [1.0], "random_master": [1.0]},
     "dynamic_no_centring": {"centring": [0.0]},
     "dynamic_own_bounds": {"joint": [0.0]},
     "dynamic_even_births": {"hungry_births": [0.0], "replacement_rate": [2e-5]},
     "dynamic_guarded": {"newcomer_step_size": [0.001]},
-    "dynamic_guarded_no_shadow": {"newcomer_step_size": [0.001], "shadow": [0.0]},
+    "dynamic_guarded_shadow": {"newcomer_step_size": [0.001], "shadow": [1.0]},
     "dynamic_no_replacement": {"replacement_rate": [0.0]},
 }
 

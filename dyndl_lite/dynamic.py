@@ -2,22 +2,23 @@
 
 After Richard Sutton's talk "Toward a better deep learning" (2024). It starts from inputs and
 outputs alone. Units are born at moments of hunger, at the *fringe*, where nobody listens to
-them; they learn through their shadow weights (`fringe`); a master that finds one useful lets the
-step size of its weight rise, then the weight itself, and the unit has joined the *backbone*. When
-there is no room left, the least useful unit makes way. Every weight learns its own step size
-(`step_sizes`), around the mean of what it hears.
+them; they can learn through shadow weights (`fringe`); who finds one useful lets the step size of
+its weight rise, then the weight itself, and the unit has joined the *backbone*. When there is no
+room left, the least useful unit makes way. Every weight learns its own step size (`step_sizes`),
+around the mean of what it hears (`learning`).
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad
 
 from dyndl_lite import draws, fringe, growth
 from dyndl_lite.backprop import CURVATURE, Learner, squared_error
+from dyndl_lite.learning import heard_by, hungers, learn
 from dyndl_lite.network import weight_bound
-from dyndl_lite.step_sizes import prepare, shortened, steady
+from dyndl_lite.step_sizes import steady
 
 SETTINGS = {
     "step_size": 0.03,  # first step size of all weights, but for
@@ -34,7 +35,7 @@ SETTINGS = {
     "maturity_threshold": 5000.0,  # examples
     "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
     "leave": 0.03,  # and below which it is of the fringe again
-    "shadow": 1.0,  # magnitude of the shadow weights; 0: none
+    "shadow": 0.0,  # magnitude of the shadow weights, 1 in the talk; 0: none, for they do no good
     "imprint": 1.0,  # length of the imprinted weights; 0: none
     "noise": 0.5,  # size of a newborn's random weights, 1: that of a random network
     "centring": 1.0,  # 0: weights are learned around zero, not around the mean
@@ -51,113 +52,9 @@ def run(params: dict, level: Tensor, x: Tensor, depth: int) -> Tensor:
     """
     a = torch.zeros_like(level)
     for this in range(1, depth + 1):
-        heard = _heard(torch.cat([x, a]), params["hidden"])
+        heard = heard_by(torch.cat([x, a]), params["hidden"])
         a = torch.where(level == this, torch.relu(params["hidden"] @ heard), a)
     return torch.cat([x, a])
-
-
-def _heard(s: Tensor, weights: Tensor) -> Tensor:
-    """What listeners with these weights hear: their sources, and a 1 for the bias."""
-    return torch.cat([s[:weights.shape[1] - 1], torch.ones_like(s[:1])])
-
-
-def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: Tensor,
-            c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Carry errors and curvatures back over real links, and over the shadow links.
-
-    Parameters
-    ----------
-    links, wants : tensors [listeners, units]
-        Real weights, and what the shadow weights add (`fringe.wanting`).
-    active : bool tensor [units]
-        Slope of the rectifier.
-    level : tensor [units]
-    delta, c : tensors [outputs]
-        Local errors and curvatures of the outputs.
-
-    Returns
-    -------
-    delta, c : tensors [outputs + units]
-    """
-    outputs, none = delta.shape[0], torch.zeros_like(level)
-    delta, c = torch.cat([delta, none]), torch.cat([c, none])
-    for this in range(depth, 0, -1):
-        here = torch.cat([torch.zeros_like(delta[:outputs]), active & (level == this)]) > 0
-        told, bent = delta[:links.shape[0]], c[:links.shape[0]]
-        hunger = (links + wants).T @ told
-        curved = (links**2 + wants**2).T @ bent
-        delta = torch.where(here, torch.cat([delta[:outputs], hunger]), delta)
-        c = torch.where(here, torch.cat([c[:outputs], curved]), c)
-    return delta, c
-
-
-def joint_pace(params: dict, pace: dict, s: Tensor, level: Tensor, depth: int) -> Tensor:
-    """Give how far each output's sum moves, for an error of 1, when all below it learn as well.
-
-    A listener moves its sum by its own pace, and unit j, of weight w, moves it by w^2 of its own:
-    it feels w of the error, and is heard with w.
-    """
-    active = (s[-level.shape[0]:] > 0).to(s.dtype)
-    moved = torch.zeros_like(level)
-    for this in range(1, depth + 1):
-        below = _links_squared(params["hidden"], moved) if depth > 1 else 0
-        moved = torch.where(level == this, active * (pace["hidden"] + below), moved)
-    return pace["output"] + _links_squared(params["output"], moved)
-
-
-def _links_squared(weights: Tensor, moved: Tensor) -> Tensor:
-    return weights[:, -1 - moved.shape[0]:-1]**2 @ moved
-
-
-def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: Tensor,
-          may: Tensor | None, depth: int, hyper: dict) -> tuple[dict, dict]:
-    """Let all learn around the mean of what they hear, each weight at its own step size.
-
-    The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and
-    b is the same net, but a change of w then leaves the mean answer alone, and the strongest of
-    all correlations between inputs, that with the bias, is gone.
-
-    No unit corrects more than a share of its own error, and all who are heard share one more bound:
-    together they correct no more than the whole.
-
-    Parameters
-    ----------
-    params, memory : dicts
-        Of the hidden units and of the outputs.
-    s : tensor [sources]
-    units : dict
-        Of `growth`.
-    delta, c : tensors [outputs + units]
-        From `hungers`.
-    may : bool tensor [units, sources], optional
-        Whom each hidden unit hears; None: all of them hear the inputs.
-    depth : int
-    hyper : dict
-    """
-    outputs = params["output"].shape[0]
-    mean = hyper["centring"] * units["mean"]
-    heard = {name: _heard(s - mean, w) for name, w in params.items()}
-    if may is not None:
-        heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
-    bent = c / hyper["bound"]
-    own = {"output": (delta[:outputs], heard["output"], bent[:outputs]),
-           "hidden": (delta[outputs:], heard["hidden"], bent[outputs:])}
-    dims = {name: (0, None if heard[name].ndim == 1 else 0, 0) for name in own}
-    plans = {name: vmap(prepare, in_dims=(0, *dims[name], None))(memory[name], *own[name], hyper)
-             for name in own}
-    pace = {name: plans[name][2] for name in own}
-    share = {name: pace[name] * own[name][2] for name in own}
-    whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
-    heard = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
-    share = {name: torch.maximum(share[name], heard[name] * whole) for name in own}
-    params, memory = dict(params), dict(memory)
-    for name, (alpha, v, _) in plans.items():
-        shorter = 1 / torch.clamp(share[name], min=1)
-        memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
-            memory[name], alpha, v, shorter, *own[name])
-        bias = change[:, -1] - change[:, :-1] @ mean[:change.shape[1] - 1]
-        params[name] = params[name] + torch.cat([change[:, :-1], bias[:, None]], 1)
-    return params, memory
 
 
 def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
@@ -183,7 +80,8 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
     Raises
     ------
     ValueError
-        If a size is under 1, or (before a run starts) a rate is over one birth an example.
+        If a size is under 1; before a run starts, if a rate is over one birth an example, a first
+        step size or the bound is not over 0, or `leave` is above `join`.
     """
     if min(inputs, units, outputs, depth) < 1:
         raise ValueError(f"inputs {inputs}, units {units}, outputs {outputs}, depth {depth}: give "
@@ -196,6 +94,12 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
             if not 0 <= setting[name] <= most:
                 raise ValueError(f"{name} {setting[name]} asks for more than one birth an example: "
                                  f"use 0 to {most:.1e}")
+        for name in ("step_size", "newcomer_step_size", "bound"):
+            if not setting[name] > 0:
+                raise ValueError(f"{name} {setting[name]} lets nobody learn: use more than 0")
+        if not setting["leave"] <= setting["join"]:
+            raise ValueError(f"leave {setting['leave']} is above join {setting['join']}: a unit "
+                             "would join and leave at every example")
 
     def fresh(seed: Tensor, t: Tensor) -> dict[str, Tensor]:
         """Draw what a newborn at time t would need; one example ahead, as in CBP."""
@@ -221,7 +125,7 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
         params, memory, units_ = net["params"], net["memory"], net["units"]
         # Predict.
         s = run(params, units_["level"], x, depth)
-        output = params["output"] @ _heard(s, params["output"])
+        output = params["output"] @ heard_by(s, params["output"])
         _, score = loss(output, y)
         slope = grad(lambda o: loss(o, y)[0])(output)
         # Who is useful, who hungers.

@@ -148,7 +148,7 @@ meta_optimize = Rule(_meta_optimize, ("alpha", "h", "m"),
 def centred(rule: Rule) -> Rule:
     """Let a unit with a bias (its last input, always 1) learn around the mean of what it hears.
 
-    See `dynamic.learn`. Each weight keeps its own running mean, so one that is new starts afresh.
+    See `learning.learn`. Each weight keeps its own running mean, so one that is new starts afresh.
     """
 
     def update(memory, delta, a, c, hyper):

@@ -35,8 +35,7 @@ import pandas as pd
 import torch
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import claims, compare, drivers, ensemble, growth, plots, provenance
-from dyndl_lite import dynamic as algorithm
+from dyndl_lite import claims, compare, drivers, ensemble, growth, learning, plots, provenance
 from dyndl_lite.backprop import backprop
 from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.dynamic import dynamic
@@ -69,7 +68,7 @@ sizes = (stream.inputs, units, stream.outputs)
 # Step 2 and step 3 as they run:
 
 # %%
-plots.source(algorithm.hungers, algorithm.joint_pace, algorithm.learn)
+plots.source(learning.hungers, learning.joint_pace, learning.learn)
 
 # %% [markdown]
 # Two ideas in `learn` are ours, and simple. First, *around the mean*. A listener's sum $\sum_i w_i x_i + b$ is the same as

@@ -10,7 +10,7 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dyndl_lite import backbone, draws, dynamic, ensemble, fringe, growth
+from dyndl_lite import backbone, draws, dynamic, ensemble, fringe, growth, learning
 from dyndl_lite.backprop import backprop, cross_entropy, squared_error
 from dyndl_lite.compare import stretch
 from dyndl_lite.streams import SlowlyChangingRegression
@@ -497,10 +497,10 @@ def test_the_shadow_fades_as_the_real_weight_grows():
 def test_hungers_of_the_talk():
     links = torch.tensor([[-1.0, 0.0]])  # of C for B, and for the newborn E
     wants = torch.tensor([[0.0, 1.0]])
-    delta, c = dynamic.hungers(links, wants, torch.tensor([True, True]), torch.ones(2),
+    delta, c = learning.hungers(links, wants, torch.tensor([True, True]), torch.ones(2),
                                torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [1.0, 1.0, 1.0]
-    delta, _ = dynamic.hungers(links, wants, torch.tensor([True, False]), torch.ones(2),
+    delta, _ = learning.hungers(links, wants, torch.tensor([True, False]), torch.ones(2),
                                torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 0.0]
 
@@ -509,7 +509,7 @@ def test_hungers_reach_a_unit_below_its_master():
     """D serves B with a shadow weight of -1: it is told to be active, as B shall be less so."""
     links = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])  # of C, B and D for B and D
     wants = torch.tensor([[0.0, 0.0], [0.0, -1.0], [0.0, 0.0]])
-    delta, c = dynamic.hungers(links, wants, torch.tensor([True, True]), torch.tensor([2.0, 1.0]),
+    delta, c = learning.hungers(links, wants, torch.tensor([True, True]), torch.tensor([2.0, 1.0]),
                                torch.tensor([2.0]), torch.tensor([0.5]), 2)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [0.5, 0.5, 0.5]
 
@@ -622,6 +622,9 @@ def test_it_learns_what_backprop_with_as_many_units_does_not():
      ["replacement_rate 0.3", "2.5e-01"]),
     (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), replacement_rate=float("nan")),
      ["replacement_rate nan"]),
+    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), bound=0), ["bound 0", "more than 0"]),
+    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), step_size=[0.1, 0]), ["step_size 0"]),
+    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), join=0.1, leave=0.2), ["leave 0.2", "join 0.1"]),
     (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), shadows=1), ["shadows", "shadow"]),
 ])
 def test_a_bad_request_gives_one_clear_line(ask, names):
