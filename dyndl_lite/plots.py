@@ -99,7 +99,7 @@ def source(*things: Callable) -> None:
 
 
 def film(figure: Figure, draw: Callable[[int], None], frames: int, name: str, alt: str,
-         out: str | Path, per_second: int = 8) -> None:
+         out: str | Path) -> None:
     """Save an animation as OUT/name.gif and show it with its text alternative.
 
     Parameters
@@ -110,15 +110,13 @@ def film(figure: Figure, draw: Callable[[int], None], frames: int, name: str, al
     frames : int
     name, alt, out
         As for `show`.
-    per_second : int
-        Frames a second.
     """
     from base64 import b64encode
 
     from matplotlib.animation import PillowWriter
 
     with atomic(Path(out) / f"{name}.gif") as path:
-        writer = PillowWriter(fps=per_second)
+        writer = PillowWriter(fps=5)
         with writer.saving(figure, str(path), dpi=70):
             for frame in range(frames):
                 draw(frame)

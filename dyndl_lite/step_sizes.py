@@ -76,7 +76,11 @@ def prepare(memory: dict, delta: Tensor, a: Tensor, c: Tensor,
     slope = delta * a * memory["h"]  # of the squared error in beta, with its sign turned
     # v normalises the slope: it rises at once and falls slowly, over tau effective examples.
     v = torch.maximum(slope.abs(), v + alpha * (c / hyper["tau"]) * a**2 * (slope.abs() - v))
-    alpha = _moved(alpha, hyper["meta_step_size"] * slope / torch.clamp(v, min=1e-30))
+    by = hyper["meta_step_size"] * slope / torch.clamp(v, min=1e-30)
+    # As `_moved`, but |by| is never over the meta step size, so five terms of the exponential
+    # series do (they miss 1e-7 of alpha at 0.1), and a dynamic network is an eighth faster.
+    growth = 1 + by * (1 + by / 2 * (1 + by / 3 * (1 + by / 4)))
+    alpha = torch.clamp(alpha * growth, min=_LEAST)
     return alpha, v, (alpha * a**2).sum()
 
 

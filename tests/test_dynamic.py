@@ -24,7 +24,7 @@ SEED = 3
 BUSY = {
     "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
     "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "utility_decay": 0.95, "growth_rate": 0.03,
-    "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.5, "leave": 0.4,
+    "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.8, "leave": 0.75,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
 }
@@ -181,10 +181,10 @@ def assert_same_state(net, state, tolerance):
 def test_everything_happens_in_the_lives_that_are_compared(life):
     assert len(life.events("born", room=True)) == life.places
     assert len(life.events("born", room=False)) >= 20
-    assert len(life.events("joins")) >= 10 and len(life.events("falls")) >= 5
+    assert len(life.events("joins")) >= 40 and len(life.events("falls")) >= 40
     if life.depth > 1:
         assert len(life.events("orphaned")) >= 1
-        assert len(life.events("born", served="Unit")) >= 5
+        assert len(life.events("born", served="Unit")) >= 10
         assert len(life.events("born", served="Output")) >= 10
 
 
