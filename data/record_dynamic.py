@@ -207,7 +207,7 @@ LEARNERS = {
         lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=per_unit(centred(steady))),
         learned_continual),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
-                 lambda p: {"step_size": ADAM[p][1:-1], "replacement_rate": [1e-5, 1e-4, 1e-3],
+                 lambda p: {"step_size": ADAM[p][1:], "replacement_rate": [1e-5, 1e-4, 1e-3],
                             "utility_decay": [0.99] if "permuted" in p else [0.99, 0.9999]}),
     **{name: (dynamic_of, lambda p, values=values: values) for name, values in ABLATIONS.items()},
     "dynamic_two_levels": (lambda sizes, loss: dynamic_of(sizes, loss, 2),
