@@ -8,26 +8,22 @@ under build/record/decentralised/.
 """
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor
 from torch.func import vmap
 
-from dyndl_lite import compare, datasets, diagnostics, ensemble
+from dyndl_lite import compare, datasets, diagnostics, ensemble, provenance
 from dyndl_lite.backprop import cross_entropy, squared_error
 from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.decentralised import LEVELS, decentralised, switched_on
-from dyndl_lite.files import atomic
 from dyndl_lite.network import forward
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
-TABLE, FACTS = HERE / "results/decentralised.csv", HERE / "results/decentralised.json"
+TABLE = HERE / "results/decentralised.csv"
 DIGITS = 1_797
 # stream, hidden units, loss, examples, bin, runs, our step size, the rivals' sweep
 PROBLEMS = {
@@ -101,17 +97,9 @@ def main() -> None:
     for name in parser.parse_args().problems:
         begin = time.monotonic()
         rows = record(name)
-        if TABLE.exists():
-            old = pd.read_csv(TABLE)
-            rows = pd.concat([old[old.problem != name], rows])
-        with atomic(TABLE) as path:
-            rows.to_csv(path, index=False, float_format="%.5g")
-        known = json.loads(FACTS.read_text()) if FACTS.exists() else {}
-        known[name] = {"command": f"python data/record_decentralised.py {name}",
-                       "torch": torch.__version__, "processor": platform.machine(),
-                       "seconds": round(time.monotonic() - begin)}
-        with atomic(FACTS) as path:
-            path.write_text(json.dumps(known, indent=1) + "\n")
+        provenance.keep(TABLE, name, {"problem": name}, rows,
+                        command=f"python data/record_decentralised.py {name}",
+                        seconds=round(time.monotonic() - begin))
 
 
 if __name__ == "__main__":

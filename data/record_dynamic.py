@@ -11,8 +11,6 @@ interruption from its checkpoints under build/record/. permuted_mnist needs DYND
 
 import argparse
 import itertools
-import json
-import platform
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,20 +18,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 
-from dyndl_lite import compare, datasets, ensemble, recurring
+from dyndl_lite import compare, datasets, ensemble, provenance, recurring
 from dyndl_lite.backprop import Learner, adam, backprop, cross_entropy, squared_error
 from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.dynamic import dynamic
-from dyndl_lite.files import atomic
 from dyndl_lite.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.remedies import l2, perturbed
 from dyndl_lite.step_sizes import autostep, centred, lms, per_unit, steady
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
-TABLE, FACTS = HERE / "results/dynamic.csv", HERE / "results/dynamic.json"
+TABLE = HERE / "results/dynamic.csv"
 KEY = ["problem", "units", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "metric", "value"]
 CYCLE, VISIT = 8, 5_000  # recurring contexts: visits a cycle, examples a visit
@@ -289,22 +285,11 @@ def warn_of_an_edge(name: str, setting: str, values: dict) -> None:
 
 def save(name: str, rows: pd.DataFrame, seconds: float) -> None:
     """Put a part's rows in the place of its old ones, and note what made them."""
-    kind, units, who = name.split("/")
-    if TABLE.exists():
-        old = pd.read_csv(TABLE)
-        mine = (old.problem == kind) & (old.units == int(units)) & (old.learner == who)
-        rows = pd.concat([old[~mine], rows])
-    rows = rows.sort_values([*KEY, "metric", "setting", "seed"])
-    with atomic(TABLE) as path:
-        rows.to_csv(path, index=False, float_format="%.5g")
-    known = json.loads(FACTS.read_text()) if FACTS.exists() else {}
-    known[name] = {"command": f"python data/record_dynamic.py {name}", "torch": torch.__version__,
-                   "processor": platform.machine(), "seconds": round(seconds)}
-    if kind == "permuted_mnist":
-        known[name]["data"] = ("MNIST t10k, SHA-256 of pixels and labels "
-                               + datasets.MNIST_TEST_SHA256)
-    with atomic(FACTS) as path:
-        path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    part = dict(zip(KEY, rows[KEY].iloc[0]))
+    mnist = {"data": f"MNIST t10k, SHA-256 {datasets.MNIST_TEST_SHA256} (pixels, labels)"}
+    data = mnist if part["problem"] == "permuted_mnist" else {}
+    provenance.keep(TABLE, name, part, rows.sort_values(["metric", "setting", "seed"]),
+                    command=f"python data/record_dynamic.py {name}", seconds=round(seconds), **data)
 
 
 def main() -> None:

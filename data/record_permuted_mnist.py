@@ -9,21 +9,19 @@ its checkpoints under build/record/. Hours on one core; see `seconds` in the pro
 """
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from dyndl_lite import datasets, diagnostics, ensemble
+from dyndl_lite import datasets, diagnostics, ensemble, provenance
 from dyndl_lite.backprop import backprop, cross_entropy
 from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.files import atomic
 from dyndl_lite.streams import PermutedImages
 
 HERE = Path(__file__).resolve().parent
+TABLE = HERE / "results/permuted_mnist.csv"
 TASK = 6_000
 # part, learner, width, values, seeds, tasks
 PARTS = [
@@ -56,24 +54,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help="parts to record (default: all)")
     chosen = parser.parse_args().parts or [p[0] for p in PARTS]
-    table, facts = HERE / "results/permuted_mnist.csv", HERE / "results/permuted_mnist.json"
     for part in (p for p in PARTS if p[0] in chosen):
         begin = time.monotonic()
         frame = record(*part)
         frame = frame.drop(columns=["utility_decay", "maturity_threshold"], errors="ignore")
-        old = pd.read_csv(table) if table.exists() else None
-        if old is not None:
-            frame = pd.concat([old[old.part != part[0]], frame], ignore_index=True)
-        with atomic(table) as path:
-            frame.to_csv(path, index=False, float_format="%.5g")
-        known = json.loads(facts.read_text()) if facts.exists() else {}
-        known[part[0]] = {
-            "command": f"python data/record_permuted_mnist.py {part[0]!r}",
-            "data": "MNIST t10k, SHA-256 of pixels and labels " + datasets.MNIST_TEST_SHA256,
-            "torch": torch.__version__, "processor": platform.machine(),
-            "threads": torch.get_num_threads(), "seconds": round(time.monotonic() - begin)}
-        with atomic(facts) as path:
-            path.write_text(json.dumps(known, indent=1) + "\n")
+        provenance.keep(TABLE, part[0], {"part": part[0]}, frame,
+                        command=f"python data/record_permuted_mnist.py {part[0]!r}",
+                        data=f"MNIST t10k, SHA-256 {datasets.MNIST_TEST_SHA256} (pixels, labels)",
+                        threads=torch.get_num_threads(),
+                        seconds=round(time.monotonic() - begin))
 
 
 if __name__ == "__main__":

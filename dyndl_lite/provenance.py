@@ -1,5 +1,6 @@
 """What a result was made with: written below every notebook and beside every table."""
 
+import json
 import os
 import platform
 import subprocess
@@ -37,6 +38,35 @@ def save_table(frame: pd.DataFrame, out: str | Path, name: str) -> None:
     """Write a result as OUT/name.csv, whole or not at all."""
     with atomic(Path(out) / f"{name}.csv") as path:
         frame.to_csv(path, index=False, float_format="%.6g")
+
+
+def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None:
+    """Put the rows of one part of a recorded table in the place of its old ones.
+
+    Parameters
+    ----------
+    table : Path
+        A CSV file; what made its parts is noted in the JSON file of the same name.
+    name : str
+        Of the part, in the JSON file.
+    part : dict
+        Columns and values by which the part's rows are known.
+    rows : DataFrame
+    **made
+        What made them: the command, the seconds, the data.
+    """
+    if table.exists():
+        old = pd.read_csv(table)
+        mine = (old[list(part)] == list(part.values())).all(axis=1)
+        rows = pd.concat([old[~mine], rows])
+    rows = rows.sort_values(list(part), kind="stable")
+    with atomic(table) as path:
+        rows.to_csv(path, index=False, float_format="%.5g")
+    beside = table.with_suffix(".json")
+    known = json.loads(beside.read_text()) if beside.exists() else {}
+    known[name] = {**made, "torch": torch.__version__, "processor": platform.machine()}
+    with atomic(beside) as path:
+        path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 def _commit() -> str:
