@@ -74,7 +74,9 @@ def guard(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs:
     was = units["backbone"] > 0
     now = alive & torch.where(was, shares >= hyper["leave"], shares > hyper["join"])
     listener = torch.arange(links.shape[0], device=links.device)[:, None]
-    best = links.abs().argmax(0) == listener  # who listens most becomes the master
+    heeded = torch.cat([links.new_ones(outputs), now.to(links.dtype)])[:links.shape[0], None]
+    # Who listens most becomes the master, if it is an output or of the backbone.
+    best = (heeded * links.abs()).argmax(0) == listener
     wish = torch.where(best, torch.where(links < 0, -1.0, 1.0), 0.0)
     shadow = torch.where(was & ~now, wish, shadow)
     return {**units, "backbone": now.to(shares.dtype)}, shadow

@@ -205,6 +205,7 @@ class Dynamic:
 
     def guard(self):
         """Who is used joins the backbone; who is not used any more serves whom it served best."""
+        fallen = []
         for unit in self.units():
             share = unit.utility * len(self.units()) / len(self.outputs)
             if not unit.backbone and share > self.hyper["join"]:
@@ -212,9 +213,12 @@ class Dynamic:
                 self.note("joins", unit)
             elif unit.backbone and share < self.hyper["leave"]:
                 unit.backbone = False
-                unit.master = max(self.listeners_of(unit), key=lambda k: abs(k.weight[unit]))
-                unit.wish = -1.0 if unit.master.weight[unit] < 0 else 1.0
+                fallen.append(unit)
                 self.note("falls", unit)
+        for unit in fallen:
+            heeded = [k for k in self.listeners_of(unit) if k in self.outputs or k.backbone]
+            unit.master = max(heeded, key=lambda k: abs(k.weight[unit]))
+            unit.wish = -1.0 if unit.master.weight[unit] < 0 else 1.0
 
     def grow_hungry(self, slope, prediction):
         """Carry hungers and curvatures back over what listeners hear and units wish to tell."""

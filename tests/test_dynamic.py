@@ -24,7 +24,7 @@ SEED = 3
 BUSY = {
     "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
     "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "utility_decay": 0.95, "growth_rate": 0.03,
-    "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.8, "leave": 0.75,
+    "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
 }
@@ -181,7 +181,7 @@ def assert_same_state(net, state, tolerance):
 def test_everything_happens_in_the_lives_that_are_compared(life):
     assert len(life.events("born", room=True)) == life.places
     assert len(life.events("born", room=False)) >= 20
-    assert len(life.events("joins")) >= 40 and len(life.events("falls")) >= 40
+    assert len(life.events("joins")) >= 20 and len(life.events("falls")) >= 20
     if life.depth > 1:
         assert len(life.events("orphaned")) >= 1
         assert len(life.events("born", served="Unit")) >= 10
@@ -356,6 +356,15 @@ def test_a_newborn_is_one_level_below_its_master_who_is_of_the_backbone(life):
             master -= life.count
             assert before["level"][k] == before["level"][master] - 1
             assert before["backbone"][master] == 1
+
+
+def test_who_falls_serves_an_output_or_a_unit_of_the_backbone(deep):
+    """At depth 2 a unit that nobody hears may listen to it, too; it is no master."""
+    backbone = deep.nets["units"]["backbone"] > 0
+    for t, kind, k, _ in deep.textbook.log:
+        if kind == "falls":
+            master = int(deep.at(t + 1)["shadow"][:, k].abs().argmax()) - deep.count
+            assert master < 0 or backbone[t + 1, master], (t, k)
 
 
 def test_at_its_birth_a_unit_would_be_active_and_is_silent_on_average():
@@ -566,7 +575,7 @@ DYNAMIC = dynamic.dynamic(20, 20, 1)
 # As one would use it.
 CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5,
         "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "utility_decay": 0.999, "growth_rate": 0.02,
-        "replacement_rate": 2e-4, "maturity_threshold": 500.0, "join": 0.1, "leave": 0.03,
+        "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0}
 
@@ -586,14 +595,14 @@ def test_the_compiled_loop_gives_what_the_plain_loop_gives(capsys):
     for kind in ("eager", "scan"):
         nets, hypers = ensemble.start(DYNAMIC, settings, seeds)
         advance, scores = ensemble._driver(kind, DYNAMIC.step), []
-        for t in range(0, 2_000, 500):
+        for t in range(0, 1_500, 500):
             nets, score = advance(nets, hypers, *STREAM.examples(seeds, t, 500))
             scores.append(score)
         results.append((tree_map(torch.clone, nets), torch.cat(scores)))
     assert "uncompiled" not in capsys.readouterr().out
     (one, scores), (other, same) = results
     assert torch.equal(one["units"]["age"], other["units"]["age"])  # born at the same moments
-    assert (one["units"]["age"][..., 20:] < 900).any()
+    assert (one["units"]["age"][..., 20:] < 150).any()  # after the first ones had filled the room
     torch.testing.assert_close(scores, same, rtol=2e-3, atol=2e-3)
     for a, b in zip(tree_leaves(one["params"]), tree_leaves(other["params"]), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
