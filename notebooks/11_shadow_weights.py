@@ -229,8 +229,8 @@ pd.DataFrame({"real weight": real[0], "the shadow adds": fringe.wanting(real, wi
 #
 # ## What is it worth?
 #
-# The whole algorithm is the subject of the next notebook. Here we take its shadow weights and its
-# imprint away, with and without the guard. Slowly-changing regression; each network starts with no
+# The whole algorithm is the subject of the next notebook. Here it has shadow weights and the imprint,
+# one of them, or neither, with and without the guard. Slowly-changing regression; each network starts with no
 # hidden unit at all and grows until it has used its room. (Without an imprint a newborn has random
 # weights only. With one output, the only master is the output.)
 

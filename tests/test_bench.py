@@ -23,7 +23,7 @@ def test_measure_gives_a_row_for_each_learner(monkeypatch):
 
 
 def test_a_growing_network_is_timed_beside_its_own_step(monkeypatch):
-    monkeypatch.setattr(bench, "WORKS", [("grow", bench.GROWING, 2, [0.03], 50, 20)])
+    monkeypatch.setattr(bench, "WORKS", [("grow", bench.GROWING[0], 2, [0.03], 50, 20)])
     monkeypatch.setattr(drivers, "choose", lambda *_: "eager")
     row, = bench.measure(rounds=1)
     assert (row["learner"], row["runs"]) == ("dynamic", 2) and row["ratio"] > 0
