@@ -172,6 +172,7 @@ ABLATIONS = {
     "dynamic_no_propagation": {"propagation": [0.0]},
     "dynamic_random_master": {"shadow": [1.0], "random_master": [1.0]},
     "dynamic_no_centring": {"centring": [0.0]},
+    "dynamic_slow_means": {"input_mean_decay": [0.999]},
     "dynamic_own_bounds": {"joint": [0.0]},
     "dynamic_even_births": {"hungry_births": [0.0], "replacement_rate": [2e-5]},
     "dynamic_guarded": {"newcomer_step_size": [0.001]},

@@ -27,7 +27,8 @@ SETTINGS = {
     "bound": 0.33,  # most of its own error that a unit may correct at one example
     "joint": 1.0,  # and all together no more than the whole of it; 0: they may
     "tau": 1e4,  # memory of Autostep's normaliser, in examples
-    "mean_decay": 0.999,  # of the running mean of each activity
+    "input_mean_decay": 0.995,  # of the running mean of each input,
+    "mean_decay": 0.999,  # and of each hidden unit's activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
     "growth_rate": 0.02,  # births an example while there is room
     "replacement_rate": 1e-4,  # after that, share of the mature units replaced each example

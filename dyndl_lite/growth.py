@@ -25,10 +25,13 @@ def new_units(units: int, inputs: int, device=None) -> dict[str, Tensor]:
 
 def watch(units: dict, s: Tensor, hyper: dict) -> dict:
     """Follow every source: plain averages at first, exponential ones later."""
-    alive = torch.cat([torch.ones_like(s[:-units["level"].shape[0]]), units["level"] > 0])
+    size = units["level"].shape[0]
+    alive = torch.cat([torch.ones_like(s[:-size]), units["level"] > 0])
     age = units["age"] + alive
     first = 1 / torch.clamp(age, min=1)
-    mean = units["mean"] + torch.maximum(first, 1 - hyper["mean_decay"]) * (s - units["mean"])
+    unit = torch.arange(s.shape[0], device=s.device) >= s.shape[0] - size
+    rate = 1 - torch.where(unit, hyper["mean_decay"], hyper["input_mean_decay"])
+    mean = units["mean"] + torch.maximum(first, rate) * (s - units["mean"])
     apart = (s - mean).abs() - units["spread"]
     spread = units["spread"] + torch.maximum(first, 1 - hyper["utility_decay"]) * apart
     return {**units, "age": age, "mean": mean, "spread": spread}

@@ -23,7 +23,7 @@ SEED = 3
 # Everything happens every few dozen examples. No test leans on a default of the learner.
 BUSY = {
     "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
-    "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "utility_decay": 0.95, "growth_rate": 0.03,
+    "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "input_mean_decay": 0.97, "utility_decay": 0.95, "growth_rate": 0.03,
     "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
@@ -574,7 +574,7 @@ STREAM = SlowlyChangingRegression(flip_period=2_000)
 DYNAMIC = dynamic.dynamic(20, 20, 1)
 # As one would use it.
 CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5,
-        "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "utility_decay": 0.999, "growth_rate": 0.02,
+        "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "input_mean_decay": 0.995, "utility_decay": 0.999, "growth_rate": 0.02,
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0}
