@@ -24,7 +24,8 @@ class Source:
     def watch(self, hyper):
         """Follow one's own activity; the first examples are averaged plainly."""
         self.age += 1
-        self.mean += max(1 / self.age, 1 - hyper["mean_decay"]) * (self.activity - self.mean)
+        decay = hyper["mean_decay" if isinstance(self, Unit) else "input_mean_decay"]
+        self.mean += max(1 / self.age, 1 - decay) * (self.activity - self.mean)
         deviation = abs(self.activity - self.mean)
         self.spread += max(1 / self.age, 1 - hyper["utility_decay"]) * (deviation - self.spread)
 

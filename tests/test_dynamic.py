@@ -23,7 +23,8 @@ SEED = 3
 # Everything happens every few dozen examples. No test leans on a default of the learner.
 BUSY = {
     "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
-    "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "input_mean_decay": 0.97, "utility_decay": 0.95, "growth_rate": 0.03,
+    "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "input_mean_decay": 0.96,
+    "utility_decay": 0.95, "growth_rate": 0.03,
     "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
@@ -397,7 +398,8 @@ def test_a_unit_that_makes_way_leaves_its_mean_with_its_listeners():
     learner, first = hidden_by_hand()
     X, Y = torches(*problem(51, 4, 2, "squared_error"))
     hyper = tensors({**learner.settings, **BUSY, "step_size": 1e-10, "newcomer_step_size": 1e-10,
-                     "meta_step_size": 0.0, "mean_decay": 1.0, "maturity_threshold": 50,
+                     "meta_step_size": 0.0, "mean_decay": 1.0, "input_mean_decay": 1.0,
+                     "maturity_threshold": 50,
                      "replacement_rate": 0.2})
     net = first
     for x, y in zip(X, Y):
@@ -574,7 +576,8 @@ STREAM = SlowlyChangingRegression(flip_period=2_000)
 DYNAMIC = dynamic.dynamic(20, 20, 1)
 # As one would use it.
 CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5,
-        "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "input_mean_decay": 0.995, "utility_decay": 0.999, "growth_rate": 0.02,
+        "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "input_mean_decay": 0.995,
+        "utility_decay": 0.999, "growth_rate": 0.02,
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0}
@@ -633,7 +636,8 @@ def test_it_learns_what_backprop_with_as_many_units_does_not():
      ["replacement_rate nan"]),
     (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), bound=0), ["bound 0", "more than 0"]),
     (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), step_size=[0.1, 0]), ["step_size 0"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), join=0.1, leave=0.2), ["leave 0.2", "join 0.1"]),
+    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), join=0.1, leave=0.2),
+     ["leave 0.2", "join 0.1"]),
     (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), shadows=1), ["shadows", "shadow"]),
 ])
 def test_a_bad_request_gives_one_clear_line(ask, names):
