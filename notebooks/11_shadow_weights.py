@@ -230,9 +230,9 @@ pd.DataFrame({"real weight": real[0], "the shadow adds": fringe.wanting(real, wi
 # ## What is it worth?
 #
 # The whole algorithm is the subject of the next notebook. Here it has shadow weights and the imprint,
-# one of them, or neither, with and without the guard. Slowly-changing regression; each network starts with no
-# hidden unit at all and grows until it has used its room. (Without an imprint a newborn has random
-# weights only. With one output, the only master is the output.)
+# one of them, or neither, with and without the guard. Slowly-changing regression; each network starts
+# with no hidden unit at all and grows until it has used its room. (Without an imprint a newborn has
+# random weights only. With one output, the only master is the output.)
 
 # %%
 stream = SlowlyChangingRegression()
@@ -274,19 +274,19 @@ claims.record(out, "imprinting-helps", float(paired.loc[("open", "no imprint"), 
 paired.round(4)
 
 # %% [markdown]
-# The **imprint** earns its place: without it the error over these first examples is a fifth to a
-# quarter larger, behind either boundary. A newborn whose weights come from a moment of hunger has
+# The **imprint** earns its place: without it the error over these first examples is about a fifth
+# larger, behind either boundary. A newborn whose weights come from a moment of hunger has
 # something to say at once. (Random weights alone are not smaller for it: "no imprint" has them at
 # the same size as the full algorithm.)
 #
-# The **shadow weights** are another matter. Behind the open boundary the interval of their effect only
-# just leaves zero, on the side of help, by less than a tenth of the error; behind the guarded one it
-# holds zero. A likely reason (a conjecture; nothing here measures it): a newborn is active and its
-# master hungers, so the slope of the *real* weight is not zero from the first example on, and a master
-# with learned step sizes soon listens. From then on the unit is taught by real hunger. The shadow
-# weight makes fringe learning *possible*, but here it is nearly over before it matters. Nor does the
-# guard do measurable good on this problem. Notebook 12 has the same comparisons over whole lives and on
-# other problems, one of which is better off *without* shadow weights.
+# The **shadow weights** are another matter. Behind either boundary the interval of their effect holds
+# zero: these runs do not show that they do anything. A likely reason (a conjecture; nothing here
+# measures it): a newborn is active and its master hungers, so the slope of the *real* weight is not zero
+# from the first example on, and a master with learned step sizes soon listens. From then on the unit is
+# taught by real hunger. The shadow weight makes fringe learning *possible*, but it is over before it
+# matters. What does not earn its place is off by default: `shadow` is 0 unless you set it, as we did
+# here. Nor does the guard do measurable good on this problem. Notebook 12 has the same question over
+# whole lives, and on other problems.
 #
 # **Exercises.** (1) Give F a shadow weight. Which master would it choose, and what would it learn?
 # (2) Set `noise` to 0: what does a newborn lose that has only its imprint? (3) The talk imprints
