@@ -335,18 +335,18 @@ paired.round(4)
 # mean.)
 #
 # **It is not ahead everywhere.** On permuted MNIST, with 784 inputs, it is a point ahead of continual
-# backprop, but continual backprop *with Adam* is ahead of it by nearly as much, the same rival that is
-# two points behind on digits. We do not know why. (Missing in the table: shrink and perturb on MNIST
-# was not recorded.)
+# backprop, but continual backprop *with Adam* is eight tenths of a point ahead of it, the same rival
+# that is two points behind on digits. We do not know why. (Missing in the table: shrink and perturb on
+# MNIST was not recorded.)
 #
 # What is each part worth? *Learned step sizes* earn their place on returning contexts, where fixed ones
 # make half as much error again and more, and a little on digits; on slowly-changing regression the
 # interval holds 0. The *imprint* helps there and on returning contexts, not on digits. Learning *around
 # the mean* is worth more than all else: see the picture. With one output, utility and contribution are
-# the same thing; with ten, sharing each output out made no difference on digits. And **shadow weights do nothing that these
-# runs could show**, on none of the problems: a newcomer may be heard at once here, and from then on
-# the real weight teaches it what the shadow would have taught (a conjecture). What does not earn its
-# place is off by default: `shadow` is 0.
+# the same thing; with ten, sharing each output out made no difference on digits. And **shadow weights
+# do nothing that these runs could show**, on none of the problems: a newcomer may be heard at once here,
+# and from then on the real weight teaches it what the shadow would have taught (a conjecture). What
+# does not earn its place is off by default: `shadow` is 0.
 #
 # **Exercises.** (1) Give the net room for 5 units. What does the fringe cost then? (2) Watch the
 # film with `shadow=1`. (3) Set `depth=2`: when does the first unit of level 1 appear, and who is its

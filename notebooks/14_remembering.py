@@ -274,16 +274,17 @@ record = record[(record.problem == "recurring") & ~record.learner.str.startswith
 by = ["units", "learner", "setting"]
 wide = record.pivot_table(index=by, columns="metric", values="value").join(
     record.groupby(by).seed.nunique().rename("runs")).reset_index()
-widths = sorted(wide.units.unique())
+widths, names = sorted(wide.units.unique()), list(wide.learner.unique())
 figure, axes = plt.subplots(1, len(widths), figsize=(11, 4.6), squeeze=False)
 for ax, width in zip(axes[0], widths):
     part = wide[(wide.units == width) & (wide.mse_first_100 < 3) & (wide.mse_last_1000 < 3)]
     sns.scatterplot(part, x="mse_first_100", y="mse_last_1000", hue="learner", style="learner",
-                    size="runs", sizes=(25, 110), ax=ax)
+                    hue_order=names, style_order=names, size="runs", sizes=(25, 110), ax=ax,
+                    legend=bool(ax is axes[0][0]))
     ax.set(xlabel=first, ylabel=end, yscale="log", xlim=(0, None),
            title=f"Recorded: recurring contexts, {width} units")
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.legend(fontsize=8)
+axes[0][0].legend(fontsize=8, loc="center right")
 chosen = wide[wide.runs == wide.groupby("units").runs.transform("max")]
 winners = chosen.loc[chosen.groupby(["units", "learner"]).mse_first_100.idxmin()]
 plots.show(figure, "recorded", out=out, alt=(
@@ -314,7 +315,7 @@ winners.set_index(["units", "learner"]).round(3)
 # 12) has both on the contexts. At its one setting, with as many units, it knows a returning context
 # better than the other learners at any setting here, has less error at the end of a visit, and learns
 # a new context several times faster. In the recorded runs, twice as long, it makes less than half the
-# error of the best rival over the first 100 examples of a return: with 20 units, and more so with 50.
+# error of the best rival over the first 100 examples of a return, with 20 units and with 50.
 # A likely reason: it takes large steps where a context is new; where one is known there is little
 # error left, so nothing moves, and hardly a unit is born; and its units, with a utility that remembers
 # 10 000 examples, are not recycled for serving an absent task.
