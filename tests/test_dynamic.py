@@ -24,8 +24,8 @@ SEED = 3
 BUSY = {
     "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
     "joint": 1.0, "tau": 200.0, "mean_decay": 0.98, "input_mean_decay": 0.96,
-    "utility_decay": 0.95, "growth_rate": 0.03,
-    "replacement_rate": 0.02, "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
+    "utility_decay": 0.95, "growth_rate": 0.03, "replacement_rate": 0.02,
+    "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
 }
@@ -399,8 +399,7 @@ def test_a_unit_that_makes_way_leaves_its_mean_with_its_listeners():
     X, Y = torches(*problem(51, 4, 2, "squared_error"))
     hyper = tensors({**learner.settings, **BUSY, "step_size": 1e-10, "newcomer_step_size": 1e-10,
                      "meta_step_size": 0.0, "mean_decay": 1.0, "input_mean_decay": 1.0,
-                     "maturity_threshold": 50,
-                     "replacement_rate": 0.2})
+                     "maturity_threshold": 50, "replacement_rate": 0.2})
     net = first
     for x, y in zip(X, Y):
         net, _ = learner.step(net, hyper, x, y)
@@ -509,10 +508,10 @@ def test_hungers_of_the_talk():
     links = torch.tensor([[-1.0, 0.0]])  # of C for B, and for the newborn E
     wants = torch.tensor([[0.0, 1.0]])
     delta, c = learning.hungers(links, wants, torch.tensor([True, True]), torch.ones(2),
-                               torch.tensor([2.0]), torch.tensor([1.0]), 1)
+                                torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [1.0, 1.0, 1.0]
     delta, _ = learning.hungers(links, wants, torch.tensor([True, False]), torch.ones(2),
-                               torch.tensor([2.0]), torch.tensor([1.0]), 1)
+                                torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 0.0]
 
 
@@ -521,7 +520,7 @@ def test_hungers_reach_a_unit_below_its_master():
     links = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])  # of C, B and D for B and D
     wants = torch.tensor([[0.0, 0.0], [0.0, -1.0], [0.0, 0.0]])
     delta, c = learning.hungers(links, wants, torch.tensor([True, True]), torch.tensor([2.0, 1.0]),
-                               torch.tensor([2.0]), torch.tensor([0.5]), 2)
+                                torch.tensor([2.0]), torch.tensor([0.5]), 2)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [0.5, 0.5, 0.5]
 
 
