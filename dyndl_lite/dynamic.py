@@ -5,7 +5,7 @@ outputs alone. Units are born at moments of hunger, at the *fringe*, where nobod
 them; they can learn through shadow weights (`fringe`); who finds one useful lets the step size of
 its weight rise, then the weight itself, and the unit has joined the *backbone*. When there is no
 room left, the least useful unit makes way. Every weight learns its own step size (`step_sizes`),
-around the mean of what it hears (`learning`).
+around the mean of what it hears, and forgets where the loss is saturated (`learning`).
 """
 
 from collections.abc import Callable
@@ -21,23 +21,26 @@ from dyndl_lite.network import weight_bound
 from dyndl_lite.step_sizes import steady
 
 SETTINGS = {
-    "step_size": 0.03,  # first step size of all weights, but for
-    "newcomer_step_size": 0.03,  # those that listen to a newborn once there is no room left
+    "step_size": 0.02,  # first step size of all weights, but for
+    "newcomer_step_size": 0.02,  # those that listen to a newborn once there is no room left
     "meta_step_size": 0.05,  # 0: step sizes stay what they were at first
     "bound": 0.33,  # most of its own error that a unit may correct at one example
     "joint": 1.0,  # and all together no more than the whole of it; 0: they may
     "tau": 1e4,  # memory of Autostep's normaliser, in examples
+    "levelling": 0.5,  # power of a unit's spread that it is divided by where it is learned from
+    "forgetting": 0.1,  # how far weights shrink, in step sizes, where the loss is saturated,
+    "hidden_forgetting": 0.03,  # and how far those of hidden units
     "input_mean_decay": 0.995,  # of the running mean of each input,
     "mean_decay": 0.999,  # and of each hidden unit's activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
-    "growth_rate": 0.02,  # births an example while there is room
+    "growth_rate": 0.04,  # births an example while there is room
     "replacement_rate": 1e-4,  # after that, share of the mature units replaced each example
     "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
     "maturity_threshold": 5000.0,  # examples
     "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
     "leave": 0.03,  # and below which it is of the fringe again
     "shadow": 0.0,  # magnitude of the shadow weights, 1 in the talk; 0: none, for they do no good
-    "imprint": 1.0,  # length of the imprinted weights; 0: none
+    "imprint": 0.7,  # length of the imprinted weights; 0: none
     "noise": 0.5,  # size of a newborn's random weights, 1: that of a random network
     "centring": 1.0,  # 0: weights are learned around zero, not around the mean
     "random_master": 0.0,  # 1: whoever, instead of the hungriest

@@ -11,6 +11,8 @@ from torch.func import vmap
 
 from dyndl_lite.step_sizes import prepare, shortened
 
+_LEAST_SPREAD = 0.1  # else a unit that is all but silent would be learned from without measure
+
 
 def heard_by(s: Tensor, weights: Tensor) -> Tensor:
     """What listeners with these weights hear: their sources, and a 1 for the bias."""
@@ -74,7 +76,8 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     all correlations between inputs, that with the bias, is gone.
 
     No unit corrects more than a share of its own error, and all who are heard share one more bound:
-    together they correct no more than the whole.
+    together they correct no more than the whole. What they learned before they `forget` where the
+    loss is saturated, and then take their step; the mean answer stays.
 
     Parameters
     ----------
@@ -92,7 +95,8 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     """
     outputs = params["output"].shape[0]
     mean = hyper["centring"] * units["mean"]
-    heard = {name: heard_by(s - mean, w) for name, w in params.items()}
+    level = levelled(units, hyper)
+    heard = {name: heard_by(level * (s - mean), w) for name, w in params.items()}
     if may is not None:
         heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
     bent = c / hyper["bound"]
@@ -104,13 +108,47 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     pace = {name: plans[name][2] for name in own}
     share = {name: pace[name] * own[name][2] for name in own}
     whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
-    heard = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
-    share = {name: torch.maximum(share[name], heard[name] * whole) for name in own}
+    joint = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
+    forgetting = forget(delta, c, outputs, hyper)
     params, memory = dict(params), dict(memory)
     for name, (alpha, v, _) in plans.items():
-        shorter = 1 / torch.clamp(share[name], min=1)
+        shorter = 1 / torch.clamp(torch.maximum(share[name], joint[name] * whole), min=1)
         memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
             memory[name], alpha, v, shorter, *own[name])
-        bias = change[:, -1] - change[:, :-1] @ mean[:change.shape[1] - 1]
-        params[name] = params[name] + torch.cat([change[:, :-1], bias[:, None]], 1)
+        forgotten = (shorter * forgetting[name])[:, None] * alpha * params[name]
+        turn = (change - forgotten)[:, :-1] * level[:change.shape[1] - 1]
+        bias = change[:, -1] - turn @ mean[:turn.shape[1]]
+        params[name] = params[name] + torch.cat([turn, bias[:, None]], 1)
     return params, memory
+
+
+def levelled(units: dict, hyper: dict) -> Tensor:
+    """Give the factor [sources] of each source where weights are learned: louder units get less.
+
+    With the power 1/2 a weight's change is in proportion to (s - mean) / spread: what counts is how
+    unusual the unit is, not how much it says. Inputs are taken as they are.
+    """
+    size = units["level"].shape[0]
+    spread = units["spread"][-size:] + _LEAST_SPREAD
+    return torch.cat([torch.ones_like(units["spread"][:-size]), spread**-hyper["levelling"]])
+
+
+def forget(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Tensor]:
+    """Give how fast the weights of each listener shrink, in step sizes.
+
+    Where a loss is saturated, its slope tells little of how far there is to go: a softmax that is
+    sure of the wrong class has the error 1 whether it is a little too sure or much, and hardly any
+    curvature. That is where the error exceeds the curvature. What makes it so sure was
+    learned for something else; it shrinks. (With the squared error, where the error exceeds 1.
+    Narendra and Annaswamy 1987 forget in proportion to the error itself, and so at every noise.)
+
+    Parameters
+    ----------
+    delta, c : tensors [outputs + units]
+    outputs : int
+    hyper : dict
+    """
+    saturated = torch.clamp(delta[:outputs].abs() - c[:outputs], min=0)
+    taught = (delta[outputs:] != 0).to(delta.dtype)  # who hears nothing of it forgets nothing
+    return {"output": hyper["forgetting"] * saturated,
+            "hidden": hyper["hidden_forgetting"] * saturated.max() * taught}

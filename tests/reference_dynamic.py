@@ -56,19 +56,24 @@ class Listener:
     def prepare(self, hyper):
         """Give its pace: how far the sum of w (s - mean) + b' would move for an error of 1."""
         self.around = {source: hyper["centring"] * source.mean for source in self.weight}
-        self.heard = [source.activity - mean for source, mean in self.around.items()] + [1.0]
+        self.levels = [source.level_of(hyper) for source in self.weight]
+        self.heard = [(source.activity - mean) * level
+                      for (source, mean), level in zip(self.around.items(), self.levels)] + [1.0]
         self.bent = self.curvature / hyper["bound"]
         return plan(self.memories(), self.hunger, self.heard, self.bent, hyper)
 
     def memories(self):
         return [*self.memory.values(), self.bias_memory]
 
-    def learn(self, M, hyper):
-        """Take the step, M times shorter; b' is b and the sum of w mean."""
+    def learn(self, M, forgetting, hyper):
+        """Take the step, M times shorter, and forget; b' is b and the sum of w mean."""
+        alphas = [hyper["step_size"] * math.exp(m["beta"]) for m in self.memory.values()]
         *changes, change = go(self.memories(), self.hunger, self.heard, self.bent, hyper, M)
         cap(self.memories(), hyper)
         self.bias += change
-        for (source, mean), change in zip(self.around.items(), changes, strict=True):
+        for (source, mean), level, alpha, change in zip(self.around.items(), self.levels, alphas,
+                                                        changes, strict=True):
+            change = level * (change - forgetting * alpha / M * self.weight[source])
             self.weight[source] += change
             self.bias -= change * mean
 
@@ -89,9 +94,15 @@ class Listener:
 class Input(Source):
     utility = 0.0
 
+    def level_of(self, hyper):
+        """Inputs are heard as they are."""
+        return 1.0
+
 
 class Output(Listener):
-    pass
+    def saturation(self):
+        """What of the error the curvature of the loss does not show."""
+        return max(abs(self.hunger) - self.curvature, 0.0)
 
 
 class Unit(Source, Listener):
@@ -103,6 +114,10 @@ class Unit(Source, Listener):
         self.master, self.wish = master, wish
         self.backbone = False
         self.agreement, self.power = 0.0, 0.0
+
+    def level_of(self, hyper):
+        """The more a unit says, the smaller the steps of its weights."""
+        return (self.spread + 0.1) ** -hyper["levelling"]
 
     def wants(self, listener, hyper):
         """Give what its shadow weight adds to the weight with which a listener hears it."""
@@ -173,10 +188,15 @@ class Dynamic:
         everybody = self.outputs + self.units()
         pace = {listener: listener.prepare(self.hyper) for listener in everybody}
         whole = max(self.joint_pace(output, pace) * output.curvature for output in self.outputs)
+        saturated = max(output.saturation() for output in self.outputs)
         for listener in everybody:
             heard = listener in self.outputs or listener.backbone
             joint = whole if heard and self.hyper["joint"] else 0.0
-            listener.learn(max(pace[listener] * listener.bent, joint, 1.0), self.hyper)
+            if listener in self.outputs:
+                forgetting = self.hyper["forgetting"] * listener.saturation()
+            else:
+                forgetting = self.hyper["hidden_forgetting"] * saturated * (listener.hunger != 0)
+            listener.learn(max(pace[listener] * listener.bent, joint, 1.0), forgetting, self.hyper)
 
     def joint_pace(self, listener, pace):
         """Follow all paths down from a listener."""

@@ -28,10 +28,12 @@ BUSY = {
     "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
+    "levelling": 0.7, "forgetting": 0.2, "hidden_forgetting": 0.1,
 }
 # The other way at every fork.
 OTHERWISE = [{"shadow": 0.6, "imprint": 0.4, "noise": 1.0, "centring": 0.0, "random_master": 1.0},
-             {"regressed": 1.0, "propagation": 0.0, "joint": 0.0, "hungry_births": 0.0}]
+             {"regressed": 1.0, "propagation": 0.0, "joint": 0.0, "hungry_births": 0.0},
+             {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0}]
 
 
 def double(tree):
