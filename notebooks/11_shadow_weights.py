@@ -225,7 +225,7 @@ pd.DataFrame({"real weight": real[0], "the shadow adds": fringe.wanting(real, wi
 # others could hear a newborn is small, so that it cannot disturb what is known. If it is of use, the
 # *step size* rises first (Autostep, notebook 10), then the *weight* follows, and with it the unit's
 # utility (notebook 09), until it belongs to the backbone. That guard is a setting here,
-# `newcomer_step_size`. It is off by default (0.03, as for all weights); below we try both.
+# `newcomer_step_size`. It is off by default (0.02, as for all weights); below we try both.
 #
 # ## What is it worth?
 #
@@ -238,12 +238,12 @@ pd.DataFrame({"real weight": real[0], "the shadow adds": fringe.wanting(real, wi
 stream = SlowlyChangingRegression()
 learner = dynamic(stream.inputs, units, stream.outputs)
 table = ensemble.run(stream, {"dynamic": (learner, {
-    "shadow": [1.0, 0.0], "imprint": [1.0, 0.0], "newcomer_step_size": [0.03, 0.001]})},
+    "shadow": [1.0, 0.0], "imprint": [0.7, 0.0], "newcomer_step_size": [0.02, 0.001]})},
     range(seed, seed + runs), steps, steps // bins, folder=Path(out) / "checkpoints")
 names = {(1, 1): "shadow and imprint", (0, 1): "no shadow weights", (1, 0): "no imprint",
          (0, 0): "neither"}
-table["parts"] = [names[int(s), int(i)] for s, i in zip(table.shadow, table.imprint)]
-table["guard"] = table.newcomer_step_size.map(lambda a: "guarded" if a < 0.03 else "open")
+table["parts"] = [names[int(s > 0), int(i > 0)] for s, i in zip(table.shadow, table.imprint)]
+table["guard"] = table.newcomer_step_size.map(lambda a: "guarded" if a < 0.02 else "open")
 provenance.save_table(table, out, "ablation")
 
 # %%

@@ -68,10 +68,10 @@ sizes = (stream.inputs, units, stream.outputs)
 # Step 2 and step 3 as they run:
 
 # %%
-plots.source(learning.hungers, learning.joint_pace, learning.learn)
+plots.source(learning.hungers, learning.joint_pace, learning.learn, learning.levelled, learning.forget)
 
 # %% [markdown]
-# Two ideas in `learn` are ours, and simple. First, *around the mean*. A listener's sum
+# Four ideas in `learn` are ours, and simple. First, *around the mean*. A listener's sum
 # $\sum_i w_i x_i + b$ is the same as $\sum_i w_i (x_i - \bar x_i) + b'$ with
 # $b' = b + \sum_i w_i \bar x_i$. It matters for *learning* which of the two sets of numbers one
 # changes. Activities of rectifiers are never negative, so all of them correlate with the bias and,
@@ -86,6 +86,18 @@ plots.source(learning.hungers, learning.joint_pace, learning.learn)
 # sizes of a unit would pay for it for good, and recover slowly. And since every unit corrects the same
 # error, it is not enough that each keeps its own bound: unit $j$, heard with weight $w$, moves the
 # output by $w^2$ of what it moves itself, and the sum over all of them is what must not overshoot.
+#
+# Third, *a unit counts by how unusual it is, not by how much it says*. A listener learns from
+# $(s - \bar s) / \sqrt{d}$, where $d$ is the unit's mean deviation (its *spread*, the same number that its
+# utility is made of), so the weight changes in proportion to $(s - \bar s) / d$: units that say little
+# are learned about as fast as units that say much.
+#
+# Fourth, *a saturated loss makes it forget*. A softmax that is sure of the wrong class has the error
+# $\delta$ = 1 and next to no curvature, $c = p (1 - p)$; a little too sure or much too sure look the same,
+# and learning has to undo step by step what some earlier task has made of the weights. So where
+# $|\delta| > c$, all weights shrink a little, at $\alpha\,\nu\,(|\delta| - c)$: those of the output that
+# is wrong, and more slowly those of the hidden units. A squared error is never saturated; there the
+# rule begins where the error exceeds 1, and on regression it is all but silent once something is learned.
 #
 # Who is born, and where:
 
@@ -106,7 +118,7 @@ nets, hypers = ensemble.start(learner, ensemble.grid(learner, growth_rate=0.005)
                               torch.tensor([seed]))
 advance = drivers.make(drivers.choose(torch.device("cpu"), nets, film_steps),
                        ensemble.batched(learner.step))
-frame_length, frames = 400, []
+frame_length, frames = 600, []
 for t in range(0, film_steps, frame_length):
     X, Y = stream.examples(torch.tensor([seed]), t, frame_length)
     nets, errors = advance(nets, hypers, X, Y)
@@ -174,7 +186,7 @@ results = ensemble.run(
     stream, {"backprop": (backprop(sizes), {"step_size": 0.01}),
              "continual backprop": (continual_backprop(sizes),
                                     {"step_size": 0.005, "replacement_rate": 3e-5}),
-             "dynamic": (learner, {"growth_rate": 0.02})},
+             "dynamic": (learner, {})},
     seeds, steps, steps // bins, folder=Path(out) / "checkpoints")
 provenance.save_table(results, out, "comparison")
 last = compare.stretch(results, "squared_error", ["learner"], 0.5, 1)
@@ -257,6 +269,8 @@ for room, part in back.groupby("units"):
 # %%
 parts = {"dynamic_no_imprint": "no imprint", "dynamic_fixed_steps": "fixed step sizes",
          "dynamic_no_centring": "not around the mean", "dynamic_own_bounds": "own bounds only",
+         "dynamic_no_levelling": "units learned from by what they say",
+         "dynamic_no_forgetting": "no forgetting", "dynamic_outputs_forget": "outputs alone forget",
          "dynamic_no_propagation": "contribution instead of utility",
          "dynamic_no_replacement": "no replacement",
          "dynamic_even_births": "births whatever the hunger",

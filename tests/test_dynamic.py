@@ -526,6 +526,30 @@ def test_hungers_reach_a_unit_below_its_master():
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [0.5, 0.5, 0.5]
 
 
+def test_where_the_loss_is_saturated_weights_are_forgotten():
+    """Two outputs and three units: the first output is sure of the wrong class."""
+    delta = torch.tensor([0.9, -0.2, 0.5, 0.0, -0.1])
+    c = torch.tensor([0.09, 0.16, 1.0, 1.0, 1.0])
+    hyper = tensors({"forgetting": 0.1, "hidden_forgetting": 0.5}, torch.float32)
+    forgetting = learning.forget(delta, c, 2, hyper)
+    torch.testing.assert_close(forgetting["output"], torch.tensor([0.081, 0.004]))
+    torch.testing.assert_close(forgetting["hidden"], torch.tensor([0.405, 0.0, 0.405]))
+
+
+@pytest.mark.parametrize("error, forgets", [(0.99, False), (-1.5, True)])
+def test_a_squared_error_is_forgotten_from_over_1(error, forgets):
+    """Its slope is -2 error and its curvature 2."""
+    hyper = tensors({"forgetting": 0.1, "hidden_forgetting": 0.5}, torch.float32)
+    forgetting = learning.forget(torch.tensor([2 * error, 1.0]), torch.tensor([2.0, 1.0]), 1, hyper)
+    assert all((rate > 0).all() == forgets for rate in forgetting.values())
+
+
+def test_units_are_levelled_and_inputs_are_not():
+    units = {"spread": torch.tensor([0.5, 0.0, 0.3, 0.0]), "level": torch.ones(2)}
+    level = learning.levelled(units, tensors({"levelling": 0.5}, torch.float32))
+    torch.testing.assert_close(level, torch.tensor([1.0, 1.0, 0.4**-0.5, 0.1**-0.5]))
+
+
 @pytest.mark.parametrize("hunger, may, who, sign", [
     ([2.0, -0.5, 1.0], [True, True, True], 0, 1.0),
     ([2.0, -5.0, 1.0], [True, True, True], 1, -1.0),
@@ -581,7 +605,8 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "utility_decay": 0.999, "growth_rate": 0.02,
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
-        "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0}
+        "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
+        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03}
 
 
 def test_a_run_is_the_same_alone_and_among_others():
