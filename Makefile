@@ -10,8 +10,9 @@ READY := $(VENV)/.ready
 run: $(READY)
 	$(VENV)/bin/dyndl run all --jobs 2 --out build
 
+# Two processes; a file's tests stay together, for they share what was costly to make.
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt

@@ -194,7 +194,7 @@ def test_the_command_is_what_pyproject_says():
     assert callable(getattr(importlib.import_module(module), function))
 
 
-@pytest.mark.parametrize("target, end", [("test", "python -m pytest"),
+@pytest.mark.parametrize("target, end", [("test", "python -m pytest -n 2 --dist loadfile"),
                                          ("run", "dyndl run all --jobs 2 --out build")])
 def test_make_sets_up_then_does_what_it_says(tmp_path, target, end):
     command = ["make", "-n", "-C", str(ROOT), f"VENV={tmp_path}/new", "PYTHON=some-python", target]
