@@ -115,10 +115,10 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
         shorter = 1 / torch.clamp(torch.maximum(share[name], joint[name] * whole), min=1)
         memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
             memory[name], alpha, v, shorter, *own[name])
-        forgotten = (shorter * forgetting[name])[:, None] * alpha * params[name]
-        turn = (change - forgotten)[:, :-1] * level[:change.shape[1] - 1]
-        bias = change[:, -1] - turn @ mean[:turn.shape[1]]
-        params[name] = params[name] + torch.cat([turn, bias[:, None]], 1)
+        bias, around = heard_by(torch.zeros_like(s), params[name]), mean[:change.shape[1] - 1]
+        forgotten = (shorter * forgetting[name])[:, None] * alpha * params[name] * (1 - bias)
+        turn = (change - forgotten) * heard_by(level, params[name])
+        params[name] = params[name] + turn - bias * (turn[:, :-1] @ around)[:, None]
     return params, memory
 
 
@@ -130,7 +130,8 @@ def levelled(units: dict, hyper: dict) -> Tensor:
     """
     size = units["level"].shape[0]
     spread = units["spread"][-size:] + _LEAST_SPREAD
-    return torch.cat([torch.ones_like(units["spread"][:-size]), spread**-hyper["levelling"]])
+    factor = torch.exp(-hyper["levelling"] * torch.log(spread))  # a power, computed faster
+    return torch.cat([torch.ones_like(units["spread"][:-size]), factor])
 
 
 def forget(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Tensor]:
@@ -138,9 +139,11 @@ def forget(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Ten
 
     Where a loss is saturated, its slope tells little of how far there is to go: a softmax that is
     sure of the wrong class has the error 1 whether it is a little too sure or much, and hardly any
-    curvature. That is where the error exceeds the curvature. What makes it so sure was
-    learned for something else; it shrinks. (With the squared error, where the error exceeds 1.
-    Narendra and Annaswamy 1987 forget in proportion to the error itself, and so at every noise.)
+    curvature. What makes it so sure was learned for something else; it shrinks. An output forgets
+    where its error exceeds its curvature (with the squared error, where it is off by more than 1),
+    hidden units only under a loss that is truly saturated, its slope at most 1: a squared error
+    never is, and there they would forget what they know of a context that returns. (Narendra and
+    Annaswamy 1987 forget in proportion to the error itself, and so at every noise.)
 
     Parameters
     ----------
@@ -148,7 +151,8 @@ def forget(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Ten
     outputs : int
     hyper : dict
     """
-    saturated = torch.clamp(delta[:outputs].abs() - c[:outputs], min=0)
+    error, curvature = delta[:outputs].abs(), c[:outputs]
+    saturated = torch.clamp(torch.clamp(error, max=1) - curvature, min=0).max()
     taught = (delta[outputs:] != 0).to(delta.dtype)  # who hears nothing of it forgets nothing
-    return {"output": hyper["forgetting"] * saturated,
-            "hidden": hyper["hidden_forgetting"] * saturated.max() * taught}
+    return {"output": hyper["forgetting"] * torch.clamp(error - curvature, min=0),
+            "hidden": hyper["hidden_forgetting"] * saturated * taught}

@@ -100,9 +100,9 @@ class Input(Source):
 
 
 class Output(Listener):
-    def saturation(self):
-        """What of the error the curvature of the loss does not show."""
-        return max(abs(self.hunger) - self.curvature, 0.0)
+    def saturation(self, most=np.inf):
+        """What of the error, up to some most, the curvature of the loss does not show."""
+        return max(min(abs(self.hunger), most) - self.curvature, 0.0)
 
 
 class Unit(Source, Listener):
@@ -188,7 +188,7 @@ class Dynamic:
         everybody = self.outputs + self.units()
         pace = {listener: listener.prepare(self.hyper) for listener in everybody}
         whole = max(self.joint_pace(output, pace) * output.curvature for output in self.outputs)
-        saturated = max(output.saturation() for output in self.outputs)
+        saturated = max(output.saturation(most=1.0) for output in self.outputs)
         for listener in everybody:
             heard = listener in self.outputs or listener.backbone
             joint = whole if heard and self.hyper["joint"] else 0.0

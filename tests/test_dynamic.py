@@ -537,11 +537,11 @@ def test_where_the_loss_is_saturated_weights_are_forgotten():
 
 
 @pytest.mark.parametrize("error, forgets", [(0.99, False), (-1.5, True)])
-def test_a_squared_error_is_forgotten_from_over_1(error, forgets):
-    """Its slope is -2 error and its curvature 2."""
+def test_with_a_squared_error_outputs_alone_forget_and_from_over_1(error, forgets):
+    """Its slope is -2 error and its curvature 2: it is never saturated."""
     hyper = tensors({"forgetting": 0.1, "hidden_forgetting": 0.5}, torch.float32)
     forgetting = learning.forget(torch.tensor([2 * error, 1.0]), torch.tensor([2.0, 1.0]), 1, hyper)
-    assert all((rate > 0).all() == forgets for rate in forgetting.values())
+    assert (forgetting["output"] > 0) == forgets and forgetting["hidden"] == 0
 
 
 def test_units_are_levelled_and_inputs_are_not():
