@@ -95,9 +95,9 @@ plots.source(learning.hungers, learning.joint_pace, learning.learn, learning.lev
 # Fourth, *a saturated loss makes it forget*. A softmax that is sure of the wrong class has the error
 # $\delta$ = 1 and next to no curvature, $c = p (1 - p)$; a little too sure or much too sure look the same,
 # and learning has to undo step by step what some earlier task has made of the weights. So where
-# $|\delta| > c$, all weights shrink a little, at $\alpha\,\nu\,(|\delta| - c)$: those of the output that
-# is wrong, and more slowly those of the hidden units. A squared error is never saturated; there the
-# rule begins where the error exceeds 1, and on regression it is all but silent once something is learned.
+# $|\delta| > c$, the weights of an output shrink a little, at $\alpha\,\nu\,(|\delta| - c)$, and, under a
+# softmax, more slowly those of the hidden units. (With a squared error the rule begins where an output is
+# off by more than 1: all but silent once something is learned.)
 #
 # Who is born, and where:
 
