@@ -306,7 +306,7 @@ winners.set_index(["units", "learner"]).round(3)
 # run, and of a permutation it keeps under two fifths where backprop keeps three quarters. Its utility
 # asks who is useful *now*, over the last hundred examples; a unit that serves an absent task is
 # not, and goes first. Let the utility remember as long as the tasks stay away (decay 0.9999) and
-# this cost is gone on the permutations and mostly gone on the contexts, while what replacement is
+# this cost is gone on the permutations and about halved on the contexts, while what replacement is
 # good for stays: at step size 0.01, where backprop no longer learns a context to its end,
 # continual backprop does. Forgetting was the price less of new units than of a short memory in
 # choosing whom they replace.
@@ -321,9 +321,10 @@ winners.set_index(["units", "learner"]).round(3)
 # 10 000 examples, are not recycled for serving an absent task.
 #
 # On the permutations it also learns faster and ends better, but it *forgets more* than backprop at its
-# best: about a third of the first hundred images of a return are wrong, where backprop has a quarter.
-# There the error never comes to rest, so units go on being replaced, and steps stay large. What
-# each of its parts contributes is measured in notebook 12.
+# best: four tenths of the first hundred images of a return are wrong, where backprop has a quarter.
+# There the error never comes to rest, so units go on being replaced, and steps stay large; and a
+# softmax that is sure and wrong, as it is when the permutation changes, makes it forget on purpose
+# (notebook 12). What each of its parts contributes is measured there.
 #
 # **Exercises.** (1) Make a visit ten times shorter: does retention rise or fall? (2) Try decays
 # between 0.99 and 0.9999 on the permutations: how long must the utility remember? (3) Give all
