@@ -51,25 +51,27 @@ class Problem(NamedTuple):
 
 
 def permuted_digits() -> PermutedImages:
-    """Give the stream of permuted digits, each digit twice a task."""
-    return PermutedImages(*datasets.digits(), 2 * DIGITS, "permuted digits")
+    """Give the stream of permuted digits, each digit once a task."""
+    return PermutedImages(*datasets.digits(), DIGITS, "permuted digits")
 
 
 PROBLEMS = {
     "scr": Problem(SlowlyChangingRegression, 1_000_000, "squared_error", squared_error, 10_000, 1,
                    [5, 20]),
-    "permuted_digits": Problem(permuted_digits, TASKS * 2 * DIGITS, "accuracy", cross_entropy,
-                               2 * DIGITS, 1, [100]),
-    "permuted_digits_deep": Problem(permuted_digits, TASKS * 2 * DIGITS, "accuracy", cross_entropy,
-                                    2 * DIGITS, 3, [100]),
+    "permuted_digits": Problem(permuted_digits, TASKS * DIGITS, "accuracy", cross_entropy,
+                               DIGITS, 1, [100]),
+    "permuted_digits_deep": Problem(permuted_digits, TASKS * DIGITS, "accuracy", cross_entropy,
+                                    DIGITS, 3, [100]),
 }
-STEPS = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.01, 0.03, 0.05],
+STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.01, 0.03, 0.06],
          "permuted_digits_deep": [0.003, 0.01, 0.03]}
 # Where activities are normalised or gradients damped, the best step size may be a larger one.
-LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1], "permuted_digits": [0.01, 0.03, 0.05, 0.1],
+LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1], "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1],
           "permuted_digits_deep": [0.003, 0.01, 0.03, 0.1]}
 ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "permuted_digits": [3e-4, 1e-3, 3e-3, 1e-2],
         "permuted_digits_deep": [1e-4, 3e-4, 1e-3, 3e-3]}
+DECAYS = {"scr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1], "permuted_digits": [1e-5, 1e-4, 1e-3, 1e-2],
+          "permuted_digits_deep": [1e-5, 1e-4, 1e-3]}
 
 
 class Remedy(NamedTuple):
@@ -83,6 +85,11 @@ class Remedy(NamedTuple):
 def with_steps(**more) -> Callable:
     """Give the sweep of the step size with the values of other settings."""
     return lambda problem: {"step_size": STEPS[problem], **more}
+
+
+def with_decays(problem: str) -> dict:
+    """Give the sweep of the step size and of the weight decay."""
+    return {"step_size": STEPS[problem], "weight_decay": DECAYS[problem]}
 
 
 def with_larger_steps(**more) -> Callable:
@@ -110,10 +117,11 @@ REMEDIES = {
     "bp": Remedy(lambda sizes, loss: backprop(sizes, loss=loss), with_larger_steps()),
     "cbp": Remedy(lambda sizes, loss: continual_backprop(sizes, loss=loss),
                   with_steps(replacement_rate=[1e-5, 1e-4, 1e-3])),
-    "l2": descent(l2, with_steps(weight_decay=[1e-5, 1e-4, 1e-3, 1e-2])),
+    "l2": descent(l2, with_decays),
     "shrink_perturb": Remedy(
         lambda sizes, loss: perturbed(backprop(sizes, loss=loss, optimiser=l2)),
-        with_steps(weight_decay=[1e-4, 1e-3], noise=[1e-4, 1e-3])),
+        lambda problem: {"step_size": STEPS[problem], "weight_decay": DECAYS[problem][1:4],
+                         "noise": [1e-4, 1e-3, 1e-2]}),
     "dropout": of_kind("dropout", dropout=[0.01, 0.1, 0.3]),
     "online_norm": of_kind("online_norm", forward_decay=[0.99, 0.999], backward_decay=[0.9, 0.99]),
     "layer_norm": of_kind("layer_norm"),
@@ -123,12 +131,12 @@ REMEDIES = {
     "head_reset": Remedy(lambda sizes, loss: heads_reset(backprop(sizes, loss=loss)),
                          lambda problem: {"step_size": STEPS[problem],
                                           "reset_period": [PROBLEMS[problem].task]}),
-    "l2_init": descent(l2_init, with_steps(weight_decay=[1e-5, 1e-4, 1e-3, 1e-2])),
+    "l2_init": descent(l2_init, with_decays),
     "redo": replacing("redo", reset_period=[1_000, 10_000], dormancy=[0.0, 0.025, 0.1]),
     "self_normalised": replacing("self_normalised", rejection=[1e-2, 1e-4, 1e-8],
                                  maturity_threshold=[100, 1_000]),
     "upgd": Remedy(lambda sizes, loss: upgd(sizes, loss=loss),
-                   with_steps(weight_decay=[0.0, 1e-3], noise=[1e-3, 1e-2, 1e-1])),
+                   with_steps(weight_decay=[0.0, 1e-3, 1e-2], noise=[1e-3, 1e-2, 1e-1])),
     "crelu": of_kind("crelu"),
     "clipping": descent(clipped(), with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
 }
