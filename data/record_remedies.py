@@ -129,7 +129,7 @@ REMEDIES = {
     "adam_proper": descent(adam, lambda problem: {"step_size": ADAM[problem], "beta_1": [0.99],
                                                   "beta_2": [0.99]}),
     "head_reset": Remedy(lambda sizes, loss: heads_reset(backprop(sizes, loss=loss)),
-                         lambda problem: {"step_size": STEPS[problem],
+                         lambda problem: {"step_size": LARGER[problem],
                                           "reset_period": [PROBLEMS[problem].task]}),
     "l2_init": descent(l2_init, with_decays),
     "redo": replacing("redo", reset_period=[1_000, 10_000], dormancy=[0.0, 0.025, 0.1]),
