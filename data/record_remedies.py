@@ -4,10 +4,10 @@
 
 A part is problem/units/learner, with units in each hidden layer; `--list` names all parts. Each
 part runs every setting of the learner's sweep with 10 seeds, then the best one with 30. Rows go to
-data/results/remedies.csv: problem, units, learner, setting, seed, task, metric, value. Task 0 is
-the whole life and, with metrics that end in _end, its last fifth; tasks 1 to 10 are its tenths.
-What made them is noted in remedies.json. It goes on after an interruption from its checkpoints
-under build/record/remedies/.
+data/results/remedies.csv: problem, units, learner, setting, seed, task, metric, value. Task 0 is the
+whole life and, with metrics that end in _end, its last fifth; tasks 1 to 10 are its tenths, of the
+best setting and 10 seeds. What made them is noted in remedies.json. It goes on after an
+interruption from its checkpoints under build/record/remedies/.
 """
 
 import argparse
@@ -35,7 +35,7 @@ COLUMNS = [*KEY, "setting", "seed", "task", "metric", "value"]
 FEW, ALL = 10, 30  # seeds of the sweep, of the best setting
 INSIDE = ["dead_units", "weight_magnitude", "effective_rank"]
 LOOKS = [1, 4, 7, 10]  # tenths of the life after which we look inside
-DIGITS, TASKS = 1_797, 60
+DIGITS, TASKS = 1_797, 40
 
 
 class Problem(NamedTuple):
@@ -63,15 +63,18 @@ PROBLEMS = {
     "permuted_digits_deep": Problem(permuted_digits, TASKS * DIGITS, "accuracy", cross_entropy,
                                     DIGITS, 3, [100]),
 }
-STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.01, 0.03, 0.06],
+STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.015, 0.03, 0.06],
          "permuted_digits_deep": [0.003, 0.01, 0.03]}
 # Where activities are normalised or gradients damped, the best step size may be a larger one.
-LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1], "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1],
+LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
+          "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1],
           "permuted_digits_deep": [0.003, 0.01, 0.03, 0.1]}
 ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "permuted_digits": [3e-4, 1e-3, 3e-3, 1e-2],
         "permuted_digits_deep": [1e-4, 3e-4, 1e-3, 3e-3]}
-DECAYS = {"scr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1], "permuted_digits": [1e-5, 1e-4, 1e-3, 1e-2],
-          "permuted_digits_deep": [1e-5, 1e-4, 1e-3]}
+DECAYS = {"scr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1], "permuted_digits": [3e-4, 1e-3, 3e-3, 1e-2],
+          "permuted_digits_deep": [1e-4, 3e-4, 1e-3, 3e-3]}
+NOISES = {"scr": [1e-4, 1e-3, 1e-2], "permuted_digits": [1e-3, 3e-3],
+          "permuted_digits_deep": [3e-4, 1e-3]}
 
 
 class Remedy(NamedTuple):
@@ -120,8 +123,8 @@ REMEDIES = {
     "l2": descent(l2, with_decays),
     "shrink_perturb": Remedy(
         lambda sizes, loss: perturbed(backprop(sizes, loss=loss, optimiser=l2)),
-        lambda problem: {"step_size": STEPS[problem], "weight_decay": DECAYS[problem][1:4],
-                         "noise": [1e-4, 1e-3, 1e-2]}),
+        lambda problem: {"step_size": STEPS[problem], "weight_decay": DECAYS[problem][1:-1],
+                         "noise": NOISES[problem]}),
     "dropout": of_kind("dropout", dropout=[0.01, 0.1, 0.3]),
     "online_norm": of_kind("online_norm", forward_decay=[0.99, 0.999], backward_decay=[0.9, 0.99]),
     "layer_norm": of_kind("layer_norm"),
@@ -136,7 +139,9 @@ REMEDIES = {
     "self_normalised": replacing("self_normalised", rejection=[1e-2, 1e-4, 1e-8],
                                  maturity_threshold=[100, 1_000]),
     "upgd": Remedy(lambda sizes, loss: upgd(sizes, loss=loss),
-                   with_steps(weight_decay=[0.0, 1e-3, 1e-2], noise=[1e-3, 1e-2, 1e-1])),
+                   lambda problem: {"step_size": STEPS[problem],
+                                    "weight_decay": [0.0, *DECAYS[problem][1:3]],
+                                    "noise": [1e-3, 1e-2, 1e-1]}),
     "crelu": of_kind("crelu"),
     "clipping": descent(clipped(), with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
 }
@@ -148,7 +153,7 @@ def measured(frame: pd.DataFrame, problem: Problem, inside: bool = False) -> pd.
     Parameters
     ----------
     inside : bool
-        With the tenths of the life, and what is inside the nets.
+        With the tenths of the life, and what is inside the nets, of the first seeds.
     """
     metric, about = problem.metric, ["setting", "seed", "task", "metric"]
 
@@ -159,7 +164,8 @@ def measured(frame: pd.DataFrame, problem: Problem, inside: bool = False) -> pd.
     rows = [over(0, metric), over(0.8, f"{metric}_end")]
     if inside:
         tenths = frame.assign(task=frame.step * 10 // problem.steps)
-        tenths = tenths.melt(["setting", "seed", "task"], [metric, *INSIDE], "metric")
+        tenths = tenths[tenths.seed < FEW].melt(["setting", "seed", "task"], [metric, *INSIDE],
+                                                "metric")
         rows.append(tenths[(tenths.metric == metric) | tenths.task.isin(LOOKS)])
     return pd.concat(rows)[[*about, "value"]]
 

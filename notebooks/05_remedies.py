@@ -33,6 +33,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 
 from dyndl_lite import claims, compare, ensemble, plots, provenance, remedies, resets
 from dyndl_lite import hidden_layers as layers
@@ -123,14 +124,15 @@ names = {who: name for who, (name, _) in learners.items()}
 record = pd.read_csv("../data/results/remedies.csv")
 
 
-def best(problem, size):
-    """Give the best setting of each learner of a recorded problem, by the whole life."""
-    whole = record[(record.problem == problem) & (record.units == size)]
-    return whole[whole.metric.str.endswith("_end")].groupby("learner").setting.first()
+def recorded(problem, size):
+    """Give all rows of a recorded problem, and those of each learner's best setting."""
+    part = record[(record.problem == problem) & (record.units == size)]
+    ran_on = part[part.metric.str.endswith("_end")].groupby("learner").setting.first()
+    return part, part[part.setting == part.learner.map(ran_on)]
 
 
 settings = {who: {k: float(v) for k, v in (pair.split("=") for pair in setting.split())}
-            for who, setting in best("scr", units).items()}
+            for who, setting in recorded("scr", units)[1].groupby("learner").setting.first().items()}
 pd.Series({names[who]: str(settings[who]) for who in live}, name="setting").to_frame()
 
 # %%
@@ -162,7 +164,7 @@ table.round(3)
 # ## Recorded: a whole life
 #
 # Made with `python data/record_remedies.py` (hours, not computed just now): slowly-changing
-# regression for 1 M examples, and permuted digits for 60 tasks of 1 797, each digit once (64
+# regression for 1 M examples, and permuted digits for 40 tasks of 1 797, each digit once (64
 # inputs, 100 hidden units). Every setting of a sweep ran with 10 seeds, and the best one, by the mean
 # over the *whole life*, with 30. The table shows that one. "Advantage" is over continual backprop at
 # the best of its own sweep, run by run, with a 95 % interval: positive means that the remedy is
@@ -177,43 +179,34 @@ KINDS = {"scr": ("squared_error", "squared error", -1, "Slowly-changing regressi
 def compared(problem, size):
     """Give one row for each learner of a recorded problem: its best, against continual backprop."""
     metric, what, sign, _ = KINDS[problem]
-    part = record[(record.problem == problem) & (record.units == size)]
-    chosen = best(problem, size)
+    part, chosen = recorded(problem, size)
+    sweeps = part[(part.metric == metric) & (part.task == 0)]
     rows = {}
-    for who, mine in part.groupby("learner"):
-        row = {"setting": chosen[who]}
-        for name, column in [(metric, "whole life"), (f"{metric}_end", "last fifth")]:
-            values, theirs = (
-                p[(p.metric == name) & (p.task == 0) & (p.setting == chosen[p.name])]
-                .set_index("seed").value for p in (named(part, who), named(part, "cbp")))
-            row[f"{what}, {column}"] = values.mean()
+    for who, mine in chosen.groupby("learner"):
+        row = {"setting": mine.setting.iloc[0]}
+        for name, stretch in [(metric, "whole life"), (f"{metric}_end", "last fifth")]:
+            values = chosen[(chosen.metric == name) & (chosen.task == 0)].set_index(
+                ["learner", "seed"]).value
+            row[f"{what}, {stretch}"] = values[who].mean()
             if who != "cbp":
-                low_high = sorted(sign * d for d in compare.paired(values, theirs))
-                row |= dict(zip([f"low, {column}", f"advantage, {column}", f"high, {column}"],
-                                low_high))
-        sweep = mine[(mine.metric == metric) & (mine.task == 0)].groupby("setting").value.mean()
+                low, middle, high = sorted(
+                    sign * d for d in compare.paired(values[who], values["cbp"]))
+                row |= {f"advantage, {stretch}": middle, f"low, {stretch}": low,
+                        f"high, {stretch}": high}
+        sweep = sweeps[sweeps.learner == who].groupby("setting").value.mean()
         row |= {"typical, whole life": sweep.median(), "settings": len(sweep),
-                "runs": len(values)}
+                "runs": len(values[who])}
         rows[names[who]] = row
     frame = pd.DataFrame.from_dict(rows, orient="index")
     return frame.sort_values(f"{what}, last fifth", ascending=sign < 0)
 
 
-def named(part, who):
-    """Give the rows of one learner, under its name."""
-    mine = part[part.learner == who]
-    mine.name = who
-    return mine
-
-
-scr = compared("scr", units)
-provenance.save_table(scr.reset_index(names="learner"), out, "scr")
-scr.round(3)
-
-# %%
-digits = compared("permuted_digits", 100)
-provenance.save_table(digits.reset_index(names="learner"), out, "digits")
-digits.round(4)
+shown = {(problem, size): compared(problem, size) for problem, size in
+         record[["problem", "units"]].drop_duplicates().itertuples(index=False)}
+for (problem, size), frame in shown.items():
+    provenance.save_table(frame.reset_index(names="learner"), out, f"{problem}_{size}")
+    caption = f"{KINDS[problem][3]}, {size} hidden units, {int(frame.runs.min())} runs"
+    display(frame.style.format(precision=3).set_caption(caption))
 
 
 # %% [markdown]
@@ -226,8 +219,8 @@ digits.round(4)
 def portrait(problem, size, frame):
     """Draw the advantage of each remedy, and what is inside its nets."""
     metric, what, _, title = KINDS[problem]
-    part = record[(record.problem == problem) & (record.units == size)]
-    inside = part[part.task > 0].groupby(["learner", "metric", "task"]).value.mean().unstack()
+    chosen = recorded(problem, size)[1]
+    inside = chosen[chosen.task > 0].groupby(["learner", "metric", "task"]).value.mean().unstack()
     order = [who for name in frame.index for who in names if names[who] == name]
     figure, axes = plt.subplots(1, 4, figsize=(12, 0.32 * len(order) + 1.6), sharey=True)
     where = range(len(order))
@@ -244,7 +237,7 @@ def portrait(problem, size, frame):
         ax.scatter(first, where, facecolors="none", edgecolors="C1", marker="s", label="after a tenth",
                    zorder=3)
         ax.scatter(last, where, color="C2", label="at the end", zorder=3)
-        ax.set(xlabel=plots.LABELS[look], xscale="log" if look == "weight_magnitude" else "linear")
+        ax.set(xlabel=plots.LABELS[look].replace(" (", "\n(").replace("weight ", "weight\n"))
     axes[3].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(f"Recorded: {title.lower()}, each at its best, {int(frame.runs.min())} runs")
     return figure, inside
@@ -263,16 +256,11 @@ def told(frame, inside):
         for name, row in frame.iterrows())
 
 
-figure, inside = portrait("scr", units, scr)
-plots.show(figure, "scr", out=out, alt=(
-    "Advantage over continual backprop in the last fifth, and dead units, weight magnitude and "
-    "effective rank from first to last tenth, best remedy first: " + told(scr, inside) + "."))
-
-# %%
-figure, inside = portrait("permuted_digits", 100, digits)
-plots.show(figure, "digits", out=out, alt=(
-    "Advantage over continual backprop in the last fifth, and dead units, weight magnitude and "
-    "effective rank from first to last tenth, best remedy first: " + told(digits, inside) + "."))
+for (problem, size), frame in shown.items():
+    figure, inside = portrait(problem, size, frame)
+    plots.show(figure, f"{problem}_{size}", out=out, alt=(
+        "Advantage over continual backprop in the last fifth, and dead units, weight magnitude and "
+        f"effective rank from first to last tenth, best remedy first: {told(frame, inside)}."))
 
 
 # %% [markdown]
@@ -287,10 +275,10 @@ def verdict(frame, column):
             "cannot tell": list(rivals.index[(low <= 0) & (high >= 0)])}
 
 
-pd.DataFrame({(KINDS[problem][3], column): {k: ", ".join(v) or "none"
-                                            for k, v in verdict(frame, column).items()}
-              for problem, frame in [("scr", scr), ("permuted_digits", digits)]
-              for column in ("whole life", "last fifth")})
+pd.DataFrame({(f"{KINDS[problem][3]}, {size} units", column):
+              {k: ", ".join(v) or "none" for k, v in verdict(frame, column).items()}
+              for (problem, size), frame in shown.items()
+              for column in ("whole life", "last fifth")}).T
 
 # %% [markdown]
 # ## What to make of it

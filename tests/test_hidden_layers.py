@@ -120,6 +120,15 @@ def test_the_probe_sees_what_the_net_does(kind):
     assert found["weight_magnitude"] == diagnostics.weight_magnitude(net["params"])
 
 
+def test_a_concatenated_unit_is_heard_twice_from_weights_of_the_right_width():
+    net = backprop_with("crelu", (30, 20, 40, 1)).start(torch.tensor(SEED))
+    shapes = [tuple(W.shape) for W, _ in net["params"]]
+    assert shapes == [(20, 30), (40, 40), (1, 80)]
+    bounds = [(2 * 3 / 30) ** 0.5, (2 * 3 / 40) ** 0.5, (3 / 80) ** 0.5]
+    for (W, _), bound in zip(net["params"], bounds, strict=True):
+        assert 0.9 * bound < W.abs().max() <= bound
+
+
 def test_faults_are_said_in_one_line():
     for make in (lambda: backprop_with("batch_norm", SIZES), lambda: backprop_with("crelu", (6, 2))):
         with pytest.raises(ValueError) as raised:
