@@ -161,7 +161,7 @@ def upgd(sizes: tuple[int, ...], activation: str = "relu",
 
     def start(seed: Tensor) -> dict:
         net = plain.start(seed)
-        return {**net, "memory": {**net["memory"], "noise": (seed.clone(), torch.zeros_like(seed)),
-                                  "weight_of_past": torch.zeros((), device=seed.device)}}
+        past, draw = torch.zeros((), device=seed.device), (seed.clone(), torch.zeros_like(seed))
+        return {**net, "memory": {**net["memory"], "weight_of_past": past, "noise": draw}}
 
     return plain._replace(start=start)

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.utils._pytree import tree_flatten
 
 from dyndl_lite import compare, ensemble
-from dyndl_lite.backprop import backprop
+from dyndl_lite.backprop import backprop, squared_error
 from dyndl_lite.streams import SlowlyChangingRegression
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -86,3 +88,14 @@ def test_rows_of_a_remedy(tmp_path, monkeypatch):
         record_remedies.REMEDIES["dropout"].make((20, 5, 1), problem.loss), values)}, range(3), 200, 20)
     same = compare.stretch(frame[frame.step_size == 0.01], "squared_error", ["step_size"], 0, 1)
     assert np.isclose(same[0.01, 1], tenths.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("who", record_remedies.REMEDIES)
+def test_a_net_comes_back_in_the_form_it_was_given(who):
+    learner = record_remedies.REMEDIES[who].make((6, 4, 3, 1), squared_error)
+    net = learner.start(torch.tensor(0))
+    hyper = {name: torch.tensor(float(value)) for name, value in learner.settings.items()}
+    new, _ = learner.step(net, hyper, torch.ones(6), torch.ones(1))
+    (old_leaves, old_form), (new_leaves, new_form) = tree_flatten(net), tree_flatten(new)
+    assert old_form == new_form  # the compiled loop asks for it, to the order of the keys
+    assert [(a.shape, a.dtype) for a in old_leaves] == [(a.shape, a.dtype) for a in new_leaves]
