@@ -2,7 +2,7 @@
 # jupyter:
 #   dyndl:
 #     profiles:
-#       smoke: {steps: 1000, runs: 3, bins: 10, live: [bp, dropout, self_normalised, cbp]}
+#       smoke: {steps: 1000, runs: 3, bins: 10, live: [bp, layer_norm, l2_init, cbp]}
 #       paper: {steps: 1000000, runs: 100, bins: 50, live: [bp, l2, shrink_perturb, dropout, online_norm, layer_norm, adam, adam_proper, head_reset, l2_init, redo, self_normalised, upgd, crelu, clipping, cbp]}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---
@@ -10,13 +10,13 @@
 # %% [markdown]
 # # Common remedies
 #
-# **What you will see.** Have you tried L2? Dropout? Adam? Layer norm? Yes: here are fourteen
-# remedies, each swept over its settings and each at its best, beside plain backprop and continual
+# **What you will see.** Have you tried L2? Dropout? Adam? Layer norm? Here are these
+# and more, each swept over its settings and each at its best, beside plain backprop and continual
 # backprop. And, so that you can see *why* one helps and another does not: how many units die, how
 # the weights grow, and how many dimensions the hidden layer still uses.
 #
-# Two of the figures are recorded (long runs, kept in `data/results/remedies.csv`), one is computed
-# in front of you. Each says which it is.
+# One figure is computed in front of you, the others are recorded (long runs, kept in
+# `data/results/remedies.csv`). Each says which it is.
 
 # %% tags=["parameters"]
 profile = "laptop"  # name of the profile these values come from
@@ -206,7 +206,10 @@ shown = {(problem, size): compared(problem, size) for problem, size in
 for (problem, size), frame in shown.items():
     provenance.save_table(frame.reset_index(names="learner"), out, f"{problem}_{size}")
     caption = f"{KINDS[problem][3]}, {size} hidden units, {int(frame.runs.min())} runs"
-    display(frame.style.format(precision=3).set_caption(caption))
+    display(frame.style.format(precision=3, na_rep="").set_caption(caption))
+    missing = [name for name in names.values() if name not in frame.index]
+    if missing:
+        print(f"Not recorded yet: {', '.join(missing)}.")
 
 
 # %% [markdown]
@@ -295,8 +298,8 @@ for claim, value in {
 # %% [markdown]
 # ## What to make of it
 #
-# On slowly-changing regression nothing here reaches continual backprop, though some come near; and
-# the picture says why. **L2** does what it is meant to: the weights stay small, a third of
+# On slowly-changing regression nothing that is recorded here reaches continual backprop, though some
+# come near; and the picture says why. **L2** does what it is meant to: the weights stay small, a third of
 # backprop's, and the decline stops. But small weights are not the point: a third of the units
 # are dead all the same, and the rank stays as low as backprop's was after a tenth of its life. It keeps
 # what is left. Pulling towards the first weights (**L2 Init**) keeps more units alive, stirring
@@ -308,8 +311,7 @@ for claim, value in {
 # backprop: its units die, its weights grow, its rank falls. **Adam** is no better than backprop that
 # these runs could show; the "proper" $\beta$, which helped PPO, is worse here than the usual one.
 # **Dropout** is worse than nothing, least so at the smallest share of the sweep: with five units there
-# is none to spare. **Clipping** at its best is no better than backprop: three times the first bound is
-# further than most weights go.
+# is none to spare. **Clipping** at its best is no better than backprop either.
 #
 # What these runs do not say: the best of a sweep is the best of *that* sweep, and a remedy with three
 # settings had more of them tried than continual backprop; two remedies at once are not tried; and a
