@@ -10,7 +10,6 @@ interruption from its checkpoints under build/record/. permuted_mnist needs DYND
 """
 
 import argparse
-import itertools
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,8 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import recording
+from recording import best, values_of, warn_of_an_edge
 
-from dyndl_lite import compare, datasets, ensemble, provenance, recurring
+from dyndl_lite import compare, datasets, provenance, recurring
 from dyndl_lite.backprop import Learner, adam, backprop, cross_entropy, squared_error
 from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.dynamic import dynamic
@@ -34,7 +35,6 @@ KEY = ["problem", "units", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "metric", "value"]
 CYCLE, VISIT = 8, 5_000  # recurring contexts: visits a cycle, examples a visit
 IMAGES, READING = 10, 1_800  # returning digits: permutations, examples a visit (one pass)
-TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
 
 
 # What is measured -------------------------------------------------------------------------------
@@ -217,21 +217,8 @@ LEARNERS = {
 
 # Recording --------------------------------------------------------------------------------------
 
-def batches(learner: Learner, stream, units: int, runs: int, values: dict):
-    """Cut a sweep into ensembles that fit the cache, along its first setting."""
-    one = 4 * units * (stream.inputs + 2 + learner.outputs) * runs
-    first, *others = values
-    rest = {name: values[name] for name in others}
-    others = len(list(itertools.product(*rest.values())))
-    size = max(1, int(TOGETHER / (one * others)))
-    for i in range(0, len(values[first]), size):
-        yield {first: values[first][i:i + size], **rest}
-
-
-def measured(frame: pd.DataFrame, problem: Problem, names: list[str]) -> pd.DataFrame:
+def measured(frame: pd.DataFrame, problem: Problem) -> pd.DataFrame:
     """Reduce the bins of an ensemble to one row a setting, seed and metric."""
-    frame = frame.assign(setting=[" ".join(f"{n}={v:g}" for n, v in zip(names, row))
-                                  for row in frame[names].itertuples(index=False)])
     return problem.measure(frame, ["setting"]).reset_index().melt(["setting", "seed"], None,
                                                                   "metric")
 
@@ -239,23 +226,10 @@ def measured(frame: pd.DataFrame, problem: Problem, names: list[str]) -> pd.Data
 def live(name: str, learner: Learner, values: dict, seeds: range) -> pd.DataFrame:
     """Run some settings of a part with some seeds, from the checkpoint if there is one."""
     kind, units, who = name.split("/")
-    problem, stream, parts = PROBLEMS[kind], PROBLEMS[kind].stream(), []
-    for some in batches(learner, stream, int(units), len(seeds), values):
-        mark = "_".join(f"{v:g}" for v in itertools.chain(*some.values()))
-        folder = HERE.parent / "build/record" / name / f"{mark}_from_{seeds[0]}"
-        frame = ensemble.run(stream, {who: (learner, some)}, seeds, problem.steps, problem.bin,
-                             folder=folder)
-        parts.append(measured(frame, problem, list(values)))
-    return pd.concat(parts)
-
-
-def best(rows: pd.DataFrame, metric: str, count: int) -> list[str]:
-    """Name the settings with the best mean of a metric; one that ever diverged comes last."""
-    chosen = rows[rows.metric == metric]
-    means = chosen.groupby("setting").value.apply(lambda v: v.mean(skipna=False))
-    means = means.sort_values(ascending=not metric.startswith(("accuracy", "online")),
-                              na_position="last")
-    return list(means.index[:count])
+    problem = PROBLEMS[kind]
+    frames = recording.lives(HERE.parent / "build/record" / name, who, learner, values,
+                             problem.stream(), int(units), seeds, problem.steps, problem.bin)
+    return pd.concat(measured(frame, problem) for frame in frames)
 
 
 def record(name: str) -> pd.DataFrame:
@@ -274,17 +248,8 @@ def record(name: str) -> pd.DataFrame:
         warn_of_an_edge(name, best(rows, metric, 1)[0], values)
     winners = dict.fromkeys(s for metric in problem.main for s in best(rows, metric, 2))
     for setting in winners if few < all_seeds else []:
-        one = {k: [float(v)] for k, v in (pair.split("=") for pair in setting.split())}
-        rows = pd.concat([rows, live(name, learner, one, range(few, all_seeds))])
+        rows = pd.concat([rows, live(name, learner, values_of(setting), range(few, all_seeds))])
     return rows.assign(problem=kind, units=int(units), learner=who)[COLUMNS]
-
-
-def warn_of_an_edge(name: str, setting: str, values: dict) -> None:
-    """Say so when the best setting is at the end of the sweep of a step size, rate or size."""
-    for key, value in (pair.split("=") for pair in setting.split()):
-        swept = values[key]
-        if len(swept) > 2 and float(value) in (min(swept), max(swept)):
-            print(f"{name}: the best {key}, {value}, is at the edge of the sweep", flush=True)
 
 
 def save(name: str, rows: pd.DataFrame, seconds: float) -> None:

@@ -103,8 +103,8 @@ def _reborn(chosen: tuple[Tensor, Tensor], units: int) -> Tensor:
 
 def newborn(units: dict, chosen: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """Start the averages and the age of the reborn unit of one layer from nothing."""
-    reborn = _reborn(chosen, units["age"].shape[0])
-    return {name: value if name == "due" else torch.where(reborn, 0.0, value)
+    return {name: value if name == "due" else
+            torch.where(_reborn(chosen, value.shape[0]), 0.0, value)
             for name, value in units.items()}
 
 

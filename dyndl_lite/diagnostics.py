@@ -4,7 +4,7 @@ Each function looks at one matrix of activities H [examples, units] of one hidde
 `diagnose` looks at a whole network, and `ensemble` at thousands of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -62,6 +62,28 @@ LAYER_DIAGNOSTICS = (dead_units, rarely_active_units, effective_rank, stable_ran
                      stable_rank_frobenius)
 
 
+def look(params: Params, activities: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Measure one network whose hidden layers were seen at work.
+
+    Parameters
+    ----------
+    params : list of (weights, biases)
+    activities : sequence of tensors [examples, units], one a hidden layer
+
+    Returns
+    -------
+    dict of scalar tensors
+        Shares of units are over all hidden units, ranks are means over the hidden layers.
+    """
+    sizes = torch.tensor([float(H.shape[1]) for H in activities], device=activities[0].device)
+    found = {"weight_magnitude": weight_magnitude(params)}
+    for one in LAYER_DIAGNOSTICS:
+        values = torch.stack([one(H) for H in activities])
+        weights = sizes if one in (dead_units, rarely_active_units) else torch.ones_like(sizes)
+        found[one.__name__] = (values * weights).sum() / weights.sum()
+    return found
+
+
 def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, Tensor]:
     """Look inside one network.
 
@@ -74,17 +96,9 @@ def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, T
 
     Returns
     -------
-    dict of scalar tensors
-        Shares of units are over all hidden units, ranks are means over the hidden layers.
+    dict of scalar tensors, as `look` gives it
     """
-    features = vmap(lambda x: tuple(forward(params, x, activation)[1]))(X)
-    sizes = torch.tensor([float(H.shape[1]) for H in features], device=X.device)
-    found = {"weight_magnitude": weight_magnitude(params)}
-    for look in LAYER_DIAGNOSTICS:
-        values = torch.stack([look(H) for H in features])
-        weights = sizes if look in (dead_units, rarely_active_units) else torch.ones_like(sizes)
-        found[look.__name__] = (values * weights).sum() / weights.sum()
-    return found
+    return look(params, vmap(lambda x: tuple(forward(params, x, activation)[1]))(X))
 
 
 def probe(activation: str = "relu") -> Callable:

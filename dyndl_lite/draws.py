@@ -15,7 +15,7 @@ _GOLDEN = 0x1E3779B9
 
 # First counter of every draw: what it is for. Two purposes never share random numbers.
 WEIGHTS, REBIRTH, RANDOM_UTILITY, TARGET, SLOW_BITS, FAST_BITS, PIXELS, ORDER = range(1, 9)
-CONTEXT, NOISE = 10, 11
+CONTEXT, NOISE, DROPPED = 10, 11, 12
 SIGNALS, FLIPS, DRIFT, DISTURBANCE = range(20, 24)
 WIRES, EXPLORED, NEW_WIRE = range(25, 28)
 NEWBORN = 30

@@ -39,7 +39,8 @@ def weight_bound(fan_in: int, activation: str) -> float:
     return _GAINS[activation] * math.sqrt(3 / fan_in)
 
 
-def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu") -> Params:
+def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
+               voices: int = 1) -> Params:
     """Draw the weights of one new network; its biases start at zero.
 
     Parameters
@@ -50,6 +51,8 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu") -
         Inputs, units of each hidden layer, outputs; ``(20, 1)`` is a linear network.
     activation : str
         A name in `ACTIVATIONS`; it sets the scale of the hidden layers' weights.
+    voices : int
+        Numbers that each hidden unit passes on: 1, or 2 where a ReLU is concatenated.
 
     Returns
     -------
@@ -65,7 +68,8 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu") -
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes {sizes}: give inputs, hidden units a layer, outputs, all >= 1")
     params = []
-    for layer, (fan_in, units) in enumerate(zip(sizes, sizes[1:])):
+    heard = [sizes[0], *(voices * n for n in sizes[1:-1])]
+    for layer, (fan_in, units) in enumerate(zip(heard, sizes[1:])):
         last = layer == len(sizes) - 2
         bound = weight_bound(fan_in, "linear" if last else activation)
         where = torch.arange(units * fan_in, device=seed.device)

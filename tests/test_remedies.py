@@ -1,15 +1,17 @@
-"""Weight decay against numpy and torch.optim; noise that is as wide as asked, and its own."""
+"""Remedies on every weight against numpy and torch.optim; noise as wide as asked, and its own."""
 
 import numpy as np
 import pytest
 import reference
 import torch
-from test_learners import SEED, double, examples, live
+import reference_remedies
+from test_learners import SEED, assert_same_network, double, examples, follow, live
 
 from dyndl_lite import draws, ensemble, network
 from dyndl_lite.backprop import adam, backprop, cross_entropy, momentum, sgd
 from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.remedies import decayed, l2, noise, perturbed
+from dyndl_lite.remedies import (clipped, decayed, decayed_to_start, l2, l2_init, noise, perturbed,
+                                 upgd)
 from dyndl_lite.streams import SlowlyChangingRegression
 
 SIZES = (6, 5, 4, 2)
@@ -24,15 +26,10 @@ def plain_loop(X, Y, step_size, weight_decay, width=0.0):
         z, h = reference.forward(W, b, x, "relu")
         _, _, slope = reference.loss_and_slope(z[-1], y, "cross_entropy")
         gW, gb = reference.backward(W, z, h, slope, "relu")
-        first = 0
-        for layer in range(len(W)):
-            for array, g in ((W[layer], gW[layer]), (b[layer], gb[layer])):
-                bits = reference.draw_bits(SEED, draws.NOISE, t, first + np.arange(array.size))
-                first += array.size
-                byte = sum((bits // np.uint64(256**k) % np.uint64(256)).astype(float)
-                           for k in range(4))
-                stir = (byte - 4 * 127.5) / np.sqrt(4 * (256**2 - 1) / 12)
-                array += -step_size * (g + weight_decay * array) + width * stir.reshape(array.shape)
+        arrays = [a for pair in zip(W, b) for a in pair]
+        stir = reference_remedies.noise(SEED, t, arrays)
+        for array, g, e in zip(arrays, [g for pair in zip(gW, gb) for g in pair], stir):
+            array += -step_size * (g + weight_decay * array) + width * e
     return W, b
 
 
@@ -74,6 +71,60 @@ def test_decay_agrees_with_torch_optim(name):
         torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-7)
 
 
+def test_decay_towards_the_start_agrees_with_the_textbook():
+    X, Y = examples(500, 6, 2, "cross_entropy")
+    hyper = {"step_size": 0.05, "weight_decay": 0.1}
+    net, scores = live(backprop(SIZES, loss=cross_entropy, optimiser=l2_init), X, Y, **hyper)
+    textbook = reference_remedies.TowardsStart(SEED, SIZES, loss="cross_entropy", **hyper)
+    assert scores == follow(textbook, X, Y)
+    assert_same_network(net, textbook, 1e-6)
+
+
+def test_decay_towards_the_start_keeps_what_the_optimiser_remembers():
+    X, Y = examples(50, 6, 2)
+    off, _ = live(backprop(SIZES, optimiser=decayed_to_start(adam)), X, Y, weight_decay=0)
+    plain, _ = live(backprop(SIZES, optimiser=adam), X, Y)
+    assert_same(off, *zip(*plain["params"]))
+
+
+def test_decay_towards_the_start_holds_weights_there():
+    X, Y = examples(200, 6, 2)
+    moved = []
+    for decay in (0, 9):
+        net, _ = live(backprop(SIZES, optimiser=l2_init), X, Y, step_size=0.05, weight_decay=decay)
+        moved.append(max(float((W - V).abs().max()) for (W, _), (V, _) in
+                         zip(net["params"], net["memory"]["initial"], strict=True)))
+    assert moved[1] < 0.25 * moved[0]
+
+
+def test_clipping_agrees_with_the_textbook():
+    X, Y = examples(500, 6, 2, "cross_entropy")
+    hyper = {"step_size": 0.05, "clip": 0.8}
+    net, scores = live(backprop(SIZES, loss=cross_entropy, optimiser=clipped()), X, Y, **hyper)
+    textbook = reference_remedies.Clipped(SEED, SIZES, loss="cross_entropy", **hyper)
+    np.testing.assert_allclose(scores, follow(textbook, X, Y))
+    assert_same_network(net, textbook, 1e-6)
+    assert textbook.touched > 30
+
+
+def test_upgd_agrees_with_the_textbook():
+    X, Y = examples(1_000, 6, 2)
+    hyper = {"step_size": 0.02, "utility_decay": 0.9, "weight_decay": 0.01, "noise": 0.1}
+    net, scores = live(upgd(SIZES), X, Y, **hyper)
+    textbook = reference_remedies.UtilityProtected(SEED, SIZES, **hyper)
+    np.testing.assert_allclose(scores, follow(textbook, X, Y), rtol=1e-5)
+    assert_same_network(net, textbook, 1e-5)
+
+
+def test_upgd_spares_what_is_useful_and_stirs_the_rest():
+    X, Y = np.zeros((300, 6)), np.zeros((300, 2))
+    net, _ = live(upgd((6, 2)), X, Y, noise=0.1, step_size=0.1)
+    start = network.initialise(torch.tensor(SEED), (6, 2))
+    moved = net["params"][0][0] - start[0][0]  # no gradient, so no utility: each step is noise
+    expected = 0.1 * 0.1 * 300**0.5
+    assert 0.5 * expected < moved.std() < 1.6 * expected
+
+
 def test_without_decay_and_noise_a_remedy_is_backprop():
     X, Y = examples(50, 6, 2)
     plain, scores = live(backprop(SIZES), X, Y)
@@ -98,6 +149,9 @@ def test_noise_is_nearly_normal_and_new_for_every_weight_and_time():
 
 
 @pytest.mark.parametrize("learner", [perturbed(backprop((20, 3, 1), optimiser=l2)),
+                                     backprop((20, 3, 1), optimiser=l2_init),
+                                     backprop((20, 3, 1), optimiser=clipped()),
+                                     upgd((20, 3, 1)),
                                      perturbed(continual_backprop((20, 3, 1))),
                                      continual_backprop((20, 3, 1), optimiser=decayed(adam))],
                          ids=lambda learner: learner.description.split(" (")[0])

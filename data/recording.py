@@ -1,0 +1,63 @@
+"""What the recorders of sweeps share: cut a sweep into ensembles, run them, find the best."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from dyndl_lite import ensemble
+from dyndl_lite.backprop import Learner
+
+TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
+
+
+def batches(learner: Learner, stream, units: int, runs: int, values: dict) -> Iterator[dict]:
+    """Cut a sweep into ensembles that fit the cache, along its first setting."""
+    one = 4 * units * (stream.inputs + 2 + learner.outputs) * runs
+    first, *others = values
+    rest = {name: values[name] for name in others}
+    others = len(list(itertools.product(*rest.values())))
+    size = max(1, int(TOGETHER / (one * others)))
+    for i in range(0, len(values[first]), size):
+        yield {first: values[first][i:i + size], **rest}
+
+
+def lives(folder: Path, who: str, learner: Learner, values: dict, stream, units: int,
+          seeds: range, steps: int, bin: int, probe: Callable | None = None
+          ) -> Iterator[pd.DataFrame]:
+    """Run some settings with some seeds, from the checkpoints if there are any.
+
+    Yields
+    ------
+    DataFrame
+        Of one ensemble, as `ensemble.run` gives it, and the column setting, which names the
+        values that the sweep varies.
+    """
+    for some in batches(learner, stream, units, len(seeds), values):
+        mark = "_".join(f"{v:g}" for v in itertools.chain(*some.values()))
+        frame = ensemble.run(stream, {who: (learner, some)}, seeds, steps, bin, probe=probe,
+                             folder=folder / f"{mark}_from_{seeds[0]}")
+        yield frame.assign(setting=[" ".join(f"{n}={v:g}" for n, v in zip(values, row))
+                                    for row in frame[list(values)].itertuples(index=False)])
+
+
+def values_of(setting: str) -> dict[str, list[float]]:
+    """Give the sweep that holds one setting alone."""
+    return {name: [float(value)] for name, value in (pair.split("=") for pair in setting.split())}
+
+
+def best(rows: pd.DataFrame, metric: str, count: int) -> list[str]:
+    """Name the settings with the best mean of a metric; one that ever diverged comes last."""
+    chosen = rows[rows.metric == metric]
+    means = chosen.groupby("setting").value.apply(lambda v: v.mean(skipna=False))
+    means = means.sort_values(ascending=not metric.startswith(("accuracy", "online")),
+                              na_position="last")
+    return list(means.index[:count])
+
+
+def warn_of_an_edge(name: str, best_setting: str, values: dict) -> None:
+    """Say so when the best setting is at the end of a sweep of three values or more."""
+    for of, (value,) in values_of(best_setting).items():
+        if len(values[of]) > 2 and value in (min(values[of]), max(values[of])):
+            print(f"{name}: the best {of}, {value:g}, is at the edge of the sweep: widen it", flush=True)

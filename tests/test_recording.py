@@ -1,0 +1,101 @@
+"""The recorders: sweeps that can run, ensembles that fit, rows that say what was asked."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils._pytree import tree_flatten
+
+from dyndl_lite import compare, ensemble
+from dyndl_lite.backprop import backprop, squared_error
+from dyndl_lite.streams import SlowlyChangingRegression
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+sys.path.insert(0, str(DATA))
+import record_dynamic  # noqa: E402
+import record_remedies  # noqa: E402
+import recording  # noqa: E402
+
+
+def test_a_sweep_is_cut_without_loss(monkeypatch):
+    learner, stream = backprop((20, 5, 1)), SlowlyChangingRegression()
+    values = {"step_size": [0.1, 0.01, 0.001], "other": [1, 2]}
+    assert list(recording.batches(learner, stream, 5, 10, values)) == [values]
+    monkeypatch.setattr(recording, "TOGETHER", 1)
+    parts = list(recording.batches(learner, stream, 5, 10, values))
+    assert [p["step_size"] for p in parts] == [[0.1], [0.01], [0.001]]
+    assert all(p["other"] == [1, 2] for p in parts)
+
+
+def test_lives_are_the_ensemble_s_own_and_go_on_from_their_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "TOGETHER", 1)
+    learner, stream, values = backprop((20, 5, 1)), SlowlyChangingRegression(), {
+        "step_size": [0.01, 0.001]}
+    found = pd.concat(recording.lives(tmp_path, "bp", learner, values, stream, 5, range(2, 4), 40, 20))
+    whole = ensemble.run(stream, {"bp": (learner, values)}, range(2, 4), 40, 20)
+    assert list(found.setting.unique()) == ["step_size=0.01", "step_size=0.001"]
+    np.testing.assert_allclose(found.squared_error, whole.squared_error, rtol=1e-5)
+    assert sorted(p.parent.name for p in tmp_path.glob("*/*.pt")) == ["0.001_from_2", "0.01_from_2"]
+    assert recording.values_of("step_size=0.01 noise=1e-05") == {"step_size": [0.01], "noise": [1e-5]}
+
+
+@pytest.mark.parametrize("metric, order", [("mse", ["b", "a"]), ("accuracy", ["a", "b"])])
+def test_the_best_is_the_best_on_average_and_never_one_that_diverged(metric, order):
+    rows = pd.DataFrame({"metric": metric, "setting": ["a", "a", "b", "b", "c", "c"],
+                         "value": [3.0, 5.0, 3.5, 3.5, np.nan, 1.0]})
+    assert recording.best(rows, metric, 3) == [*order, "c"]
+
+
+def test_an_edge_is_told(capsys):
+    for setting, told in [("step_size=0.1", True), ("step_size=0.01", False)]:
+        recording.warn_of_an_edge("part", setting, {"step_size": [0.1, 0.01, 0.001]})
+        assert ("edge" in capsys.readouterr().out) == told
+    recording.warn_of_an_edge("part", "beta=0.99", {"beta": [0.99]})
+    assert capsys.readouterr().out == ""
+
+
+def test_every_sweep_of_both_recorders_can_run():
+    for kind, problem in record_remedies.PROBLEMS.items():
+        sizes = (20, *[5] * problem.layers, 10)
+        for who, remedy in record_remedies.REMEDIES.items():
+            settings = ensemble.grid(remedy.make(sizes, problem.loss), **remedy.sweep(kind))
+            assert 3 < len(settings) < 60, who
+    for kind, problem in record_dynamic.PROBLEMS.items():
+        for make, sweep in list(record_dynamic.LEARNERS.values())[:5]:
+            assert ensemble.grid(make((20, 5, 10), problem.loss), **sweep(kind))
+
+
+def test_rows_of_a_remedy(tmp_path, monkeypatch):
+    problem = record_remedies.PROBLEMS["scr"]._replace(steps=200)
+    monkeypatch.setitem(record_remedies.PROBLEMS, "scr", problem)
+    monkeypatch.setattr(record_remedies, "HERE", tmp_path / "data")
+    values = {"step_size": [0.01, 0.001], "dropout": [0.1]}
+    rows = record_remedies.live("scr/5/dropout", values, range(3), inside=True)
+    assert set(rows.setting) == {"step_size=0.01 dropout=0.1", "step_size=0.001 dropout=0.1"}
+    counts = rows[rows.seed == 0].groupby(["metric", "task"]).size().unstack()
+    assert list(counts.loc["squared_error"].dropna().index) == list(range(11))
+    assert list(counts.loc["squared_error_end"].dropna().index) == [0]
+    for look in record_remedies.INSIDE:
+        assert list(counts.loc[look].dropna().index) == record_remedies.LOOKS
+    one = rows[(rows.setting == "step_size=0.01 dropout=0.1") & (rows.seed == 1)]
+    tenths = one[(one.metric == "squared_error") & (one.task > 0)].set_index("task").value
+    assert np.isclose(one[(one.metric == "squared_error") & (one.task == 0)].value, tenths.mean())
+    assert np.isclose(one[one.metric == "squared_error_end"].value, tenths[[9, 10]].mean())
+    frame = ensemble.run(SlowlyChangingRegression(), {"it": (
+        record_remedies.REMEDIES["dropout"].make((20, 5, 1), problem.loss), values)}, range(3), 200, 20)
+    same = compare.stretch(frame[frame.step_size == 0.01], "squared_error", ["step_size"], 0, 1)
+    assert np.isclose(same[0.01, 1], tenths.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("who", record_remedies.REMEDIES)
+def test_a_net_comes_back_in_the_form_it_was_given(who):
+    learner = record_remedies.REMEDIES[who].make((6, 4, 3, 1), squared_error)
+    net = learner.start(torch.tensor(0))
+    hyper = {name: torch.tensor(float(value)) for name, value in learner.settings.items()}
+    new, _ = learner.step(net, hyper, torch.ones(6), torch.ones(1))
+    (old_leaves, old_form), (new_leaves, new_form) = tree_flatten(net), tree_flatten(new)
+    assert old_form == new_form  # the compiled loop asks for it, to the order of the keys
+    assert [(a.shape, a.dtype) for a in old_leaves] == [(a.shape, a.dtype) for a in new_leaves]
