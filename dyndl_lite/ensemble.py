@@ -194,7 +194,7 @@ class _Life:
         self.seeds, self.steps, self.bin, self.chunk = seeds, steps, bin, chunk
         self.probe, self.probe_examples = probe, probe_examples
         self.nets, self.hypers = start(learner, settings, seeds)
-        self.driver = drivers.choose(seeds.device, self.nets, steps)
+        self.driver = drivers.choose(seeds.device, self.nets, steps, stream.inputs)
         self.t = 0
         self.total = torch.zeros(len(settings), len(seeds), dtype=torch.float64,
                                  device=seeds.device)
