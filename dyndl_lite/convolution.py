@@ -258,9 +258,11 @@ def renewed(learner: Learner, layout: Layout, begins: Callable, renewal: str) ->
         nothing = tree_map(torch.zeros_like, memory)
         forgotten = {name: change(part, nothing[name], {"shrink": 0.0, "perturb": 0.0})
                      for name, part in memory.items()}
-        choose_new = lambda new, old: torch.where(now, new, old)  # noqa: E731
-        params = tree_map(choose_new, change(params, fresh, hyper), params)
-        memory = tree_map(choose_new, forgotten, memory)
+
+        def if_now(new, old):
+            return tree_map(lambda a, b: torch.where(now, a, b), new, old)
+
+        params, memory = if_now(change(params, fresh, hyper), params), if_now(forgotten, memory)
         net, score = learner.step({**net, "params": params, "memory": memory}, hyper, x, y)
         return {**net, "tasks": (seed, t + 1)}, score
 

@@ -43,9 +43,10 @@ class ClassPairs:
     device: str = field(default="cpu", repr=False)
 
     def __post_init__(self):
-        if self.train * self.together % self.minibatch:
-            raise ValueError(f"minibatch {self.minibatch} does not divide the "
-                             f"{self.train * self.together} images of a task: choose one that does")
+        for images in (self.learned_from(task) * self.together for task in (0, 1)):
+            if images % self.minibatch:
+                raise ValueError(f"minibatch {self.minibatch} does not divide the {images} images "
+                                 "of a task: choose one that does")
         if self.together > self.collection.classes:
             raise ValueError(f"{self.collection.name} has {self.collection.classes} classes: "
                              f"{self.together} at a time are too many")
