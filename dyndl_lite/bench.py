@@ -15,10 +15,16 @@ from torch.nn import functional as F
 from dyndl_lite import drivers, ensemble
 from dyndl_lite.backprop import Learner, backprop, cross_entropy, squared_error
 from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.convolution import Layout, conv_backprop, conv_continual_backprop
 from dyndl_lite.dynamic import dynamic
+from dyndl_lite.fractals import Fractals
+from dyndl_lite.image_tasks import ClassPairs
+from dyndl_lite.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
 from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
 
 SCR, GROWING = (20, 5, 1), [(20, 20, 1), (20, 80, 1)]
+# Convolutions 32-64-128 on minibatches of 100 images 32x32, and small ones on 20 images 16x16.
+IMAGES, SMALL_IMAGES = Layout(), Layout(16, 2, (8, 16, 32), (3, 3, 2), (32, 32))
 # work, sizes, seeds, step sizes, our steps a round, the plain loop's steps a round
 WORKS = [
     ("slowly-changing regression", SCR, 100, [0.01, 0.003, 0.001], 10_000, 2_000),
@@ -27,6 +33,10 @@ WORKS = [
     ("3x2000 on 784 inputs", (784, 2000, 2000, 2000, 10), 1, [0.003], 100, 40),
     ("slowly-changing regression, 20 units", GROWING[0], 100, [0.03], 10_000, 100),
     ("slowly-changing regression, 80 units", GROWING[1], 25, [0.03], 10_000, 100),
+    ("100 images 32x32, convolutions", IMAGES, 1, [0.01], 40, 40),
+    ("100 images 32x32, convolutions", IMAGES, 4, [0.01], 10, 40),
+    ("20 images 16x16, small convolutions", SMALL_IMAGES, 1, [0.01], 500, 500),
+    ("20 images 16x16, small convolutions", SMALL_IMAGES, 10, [0.01], 50, 500),
 ]
 STEP_SIZE, REPLACEMENT_RATE, DECAY, MATURITY = 0.003, 1e-4, 0.99, 100
 
@@ -112,6 +122,9 @@ def _pairs(sizes: tuple[int, ...]) -> list[tuple]:
     """Give the learners of a work, each with the plain loop that does the same."""
     if sizes in GROWING:
         return [(dynamic(*sizes), PlainDynamic(sizes))]
+    if isinstance(sizes, Layout):
+        return [(conv_backprop(sizes), PlainConvBackprop(sizes)),
+                (conv_continual_backprop(sizes), PlainConvContinualBackprop(sizes))]
     loss = squared_error if sizes == SCR else cross_entropy
     return [(backprop(sizes, loss=loss), PlainBackprop(sizes)),
             (continual_backprop(sizes, loss=loss), PlainContinualBackprop(sizes))]
@@ -121,6 +134,9 @@ def _stream(sizes: tuple[int, ...]):
     """Give the problem of that size; random pictures do where only speed is asked."""
     if sizes in (SCR, *GROWING):
         return SlowlyChangingRegression()
+    if isinstance(sizes, Layout):
+        return ClassPairs(Fractals(sizes.side, images=120), train=100, held_back=20, epochs=100,
+                          minibatch=100 if sizes == IMAGES else 20)
     images = torch.rand(1_000, sizes[0], generator=torch.Generator().manual_seed(0))
     return PermutedImages(images, torch.arange(1_000) % sizes[-1], 1_000, "random images")
 
@@ -131,7 +147,7 @@ def _ours(learner: Learner, sizes: tuple[int, ...], seeds: int, step_sizes: list
     stream, seeds = _stream(sizes), torch.arange(seeds)
     settings = ensemble.grid(learner, step_size=step_sizes)
     nets, hypers = ensemble.start(learner, settings, seeds)
-    kind = drivers.choose(torch.device("cpu"), nets, drivers.WORTH_COMPILING)
+    kind = drivers.choose(torch.device("cpu"), nets, drivers.WORTH_COMPILING, stream.inputs)
     advance = drivers.make(kind, ensemble.batched(learner.step))
     chunk = min(steps, 1_000)
 
@@ -154,7 +170,7 @@ def _plain(loop: PlainBackprop | PlainDynamic, sizes: tuple[int, ...], steps: in
     def go() -> float:
         begin = time.perf_counter()
         for x, y in zip(X, Y):
-            loop.learn(x, y)
+            loop.learn(*((x[0], y[0]) if isinstance(sizes, Layout) else (x, y)))
         return time.perf_counter() - begin
 
     go()
@@ -180,7 +196,8 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     """
     rows, threads = [], torch.get_num_threads()
     for work, sizes, seeds, step_sizes, steps, plain_steps in WORKS[:1] if quick else WORKS:
-        torch.set_num_threads(threads if max(sizes) > 1_000 else 1)
+        wide = sizes == IMAGES if isinstance(sizes, Layout) else max(sizes) > 1_000
+        torch.set_num_threads(threads if wide else 1)
         if quick:
             steps, plain_steps = steps // 10, plain_steps // 10
         for learner, loop in _pairs(sizes):

@@ -95,10 +95,10 @@ def choose(units: dict, u_hat: Tensor, hyper: dict) -> tuple[dict, tuple[Tensor,
     return {**units, "due": due - now.to(due.dtype)}, (least, now)
 
 
-def _reborn(chosen: tuple[Tensor, Tensor], units: int) -> Tensor:
-    """Mask [units] of the reborn unit, all False where none is due."""
+def _reborn(chosen: tuple[Tensor, Tensor], weights: int, each: int = 1) -> Tensor:
+    """Mask [weights] of the reborn unit's, which has that many each; all False where none is due."""
     least, now = chosen
-    return (torch.arange(units, device=least.device) == least) & now
+    return (torch.arange(weights, device=least.device) // each == least) & now
 
 
 def newborn(units: dict, chosen: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ def rebirth(params: Params, chosen: list[tuple[Tensor, Tensor]], fresh: list[Ten
     """
     moved = [params[0]]
     for (W, b), (least, now), mean in zip(params[1:], chosen, left_behind):  # first the mean moves
-        outgoing = W.index_select(1, least.reshape(1)).squeeze(1)
+        outgoing = outgoing_weights(W, len(mean)).index_select(1, least.reshape(1)).sum((1, 2))
         mean = mean.index_select(0, least.reshape(1))
         moved.append((W, b + torch.where(now, outgoing * mean, 0.0)))
     return _overwrite(moved, chosen, fresh)  # then the outgoing weights go
@@ -156,15 +156,24 @@ def _overwrite(pairs: Params, chosen: list[tuple[Tensor, Tensor]], rows: list) -
 
     Between two newborns the row counts: what comes in is fresh, whoever it comes from.
     """
-    new = []
+    new, units = [], 0
     for layer, (W, b) in enumerate(pairs):
+        shape = W.shape
         if layer > 0:
-            W = torch.where(_reborn(chosen[layer - 1], W.shape[1]), 0.0, W)
+            reborn = _reborn(chosen[layer - 1], W[0].numel(), W[0].numel() // units)
+            W = torch.where(reborn, 0.0, W.flatten(1)).reshape(shape)
+        units = len(b)
         if layer < len(chosen):
-            reborn = _reborn(chosen[layer], W.shape[0])
-            W, b = torch.where(reborn[:, None], rows[layer], W), torch.where(reborn, 0.0, b)
+            reborn = _reborn(chosen[layer], units)
+            W = torch.where(reborn[:, None], rows[layer], W.flatten(1)).reshape(shape)
+            b = torch.where(reborn, 0.0, b)
         new.append((W, b))
     return new
+
+
+def outgoing_weights(W: Tensor, units: int) -> Tensor:
+    """See weights as [listeners, units, weights of each]: one, or of a channel (`convolution`) many."""
+    return W.reshape(len(W), units, -1)
 
 
 def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",

@@ -7,6 +7,7 @@ Each takes the batched step (nets, hypers, x, y) -> (nets, scores) and gives
 eager      a plain loop; needs nothing but torch
 scan       one native loop over all steps: fastest for small nets on CPU
 in_place   one compiled step whose new weights are written over the old: wide nets on CPU
+one_by_one the same for each net alone: where an example is a heavy minibatch, on CPU
 cuda       compiled steps captured in a CUDA graph
 =========  ====================================================================================
 """
@@ -22,6 +23,9 @@ WORTH_COMPILING = 3_000
 # A bigger ensemble than this leaves the processor's cache; then copying it costs more than
 # the loop that the scan saves.
 WIDE_BYTES = 16 * 2**20
+# An example of more numbers than this (a minibatch of images) keeps the processor busy by itself;
+# then the convolutions of one net are faster than those of many at once.
+HEAVY_INPUTS = 2**16
 # Steps captured in one CUDA graph: replaying them costs one launch.
 GRAPH_STEPS = 50
 
@@ -32,10 +36,12 @@ def notice(text: str) -> None:
     print(f"[dyndl_lite] {text}", flush=True)
 
 
-def choose(device: torch.device, nets: dict, steps: int) -> str:
-    """Name the driver for an ensemble: its device, its size, and how many steps it will take."""
+def choose(device: torch.device, nets: dict, steps: int, inputs: int = 0) -> str:
+    """Name the driver for an ensemble: device, size, its steps, and the numbers in an example."""
     if device.type == "cuda":
         return "cuda"
+    if inputs > HEAVY_INPUTS:
+        return "one_by_one"
     if steps < WORTH_COMPILING:
         return "eager"
     size = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(nets))
@@ -50,7 +56,7 @@ def make(kind: str, step: Callable) -> Callable:
     """
     if kind == "eager":
         return eager(step)
-    return _or_eager(lambda: {"scan": scan, "in_place": in_place, "cuda": cuda}[kind](step), step)
+    return _or_eager(lambda: COMPILED[kind](step), step)
 
 
 def eager(step: Callable) -> Callable:
@@ -120,6 +126,25 @@ def in_place(step: Callable) -> Callable:
     return advance
 
 
+def one_by_one(step: Callable) -> Callable:
+    """Loop over the nets of an ensemble, and let a compiled step overwrite each."""
+    one = _overwriting(step)
+
+    def advance(nets, hypers, X, Y):
+        settings, runs = tree_leaves(nets)[0].shape[:2]
+        scores = torch.empty(len(X), settings, runs, device=X.device)
+        for s in range(settings):
+            hyper = tree_map(lambda a: a[s:s + 1].clone(), hypers)
+            for r in range(runs):
+                net = tree_map(lambda a: a[s:s + 1, r:r + 1].clone(), nets)
+                for k in range(len(X)):
+                    scores[k, s, r] = one(net, hyper, X[k, r:r + 1], Y[k, r:r + 1])[0, 0]
+                tree_map(lambda whole, part: whole[s:s + 1, r:r + 1].copy_(part), nets, net)
+        return nets, scores
+
+    return advance
+
+
 def cuda(step: Callable) -> Callable:
     """Replay a CUDA graph of compiled steps; what does not fill a graph goes step by step."""
     one = _overwriting(step)
@@ -156,6 +181,9 @@ def cuda(step: Callable) -> Callable:
         return nets, torch.cat(scores + ([torch.stack(rest)] if rest else []))
 
     return advance
+
+
+COMPILED = {"scan": scan, "in_place": in_place, "one_by_one": one_by_one, "cuda": cuda}
 
 
 def _or_eager(build: Callable, step: Callable) -> Callable:

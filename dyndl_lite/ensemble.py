@@ -91,7 +91,8 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
         Examples a run, and examples a row of the result; bin must divide steps.
     probe : function of (net, X), optional
         Gives a dict of scalars to record at the end of each bin, from the net and the last
-        `probe_examples` examples of the bin (fewer if the bin is shorter).
+        `probe_examples` examples of the bin (fewer if the bin is shorter). If the stream has
+        a method ``test(seeds, t)`` it is a function of (net, X, Y), what that gives for a run.
     folder : path, optional
         Where to keep a checkpoint of each learner, every `save_every` seconds and at its end.
         A run that is started again goes on from there, bit for bit.
@@ -193,7 +194,7 @@ class _Life:
         self.seeds, self.steps, self.bin, self.chunk = seeds, steps, bin, chunk
         self.probe, self.probe_examples = probe, probe_examples
         self.nets, self.hypers = start(learner, settings, seeds)
-        self.driver = drivers.choose(seeds.device, self.nets, steps)
+        self.driver = drivers.choose(seeds.device, self.nets, steps, stream.inputs)
         self.t = 0
         self.total = torch.zeros(len(settings), len(seeds), dtype=torch.float64,
                                  device=seeds.device)
@@ -249,9 +250,13 @@ class _Life:
             self.total.zero_()
 
     def look(self) -> dict[str, Tensor]:
-        """Apply the probe to every net and the last examples of the bin."""
+        """Apply the probe to every net, and to what the stream holds back or the last examples."""
         if self.probe is None:
             return {}
+        if hasattr(self.stream, "test"):
+            over_runs = vmap(self.probe)
+            X, Y = self.stream.test(self.seeds, self.t)
+            return vmap(over_runs, in_dims=(0, None, None))(self.nets, X, Y)
         n = self.probe_examples
         X, _ = self.stream.examples(self.seeds, self.t - n, n)
         over_runs = vmap(self.probe, in_dims=(0, 1))

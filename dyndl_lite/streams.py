@@ -36,12 +36,14 @@ def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | Non
         has the wrong size, or if a label is out of range.
     """
     where = f"stream {stream.name!r}, step"
-    shape = asked or tuple(X.shape[:2])
-    if X.ndim != 3 or X.shape != (*shape, stream.inputs) or Y.shape[:2] != shape:
-        steps, runs = asked or ("steps", "runs")
+    runs = asked or tuple(X.shape[:2])
+    # An example may be a whole minibatch (`image_tasks`): then x and the labels have a shape.
+    x_shape, label_shape = shapes(stream)
+    if X.shape != (*runs, *x_shape) or Y.shape[:2] != runs:
+        expected = ", ".join(map(str, [*(asked or ("steps", "runs")), *x_shape]))
         raise ValueError(f"{where} {start}: examples of shape X {tuple(X.shape)}, "
-                         f"Y {tuple(Y.shape)}; expected [{steps}, {runs}, {stream.inputs}] and "
-                         "the same steps and runs in Y")
+                         f"Y {tuple(Y.shape)}; expected [{expected}] and the same steps and runs "
+                         "in Y")
     if Y.is_floating_point():
         if Y.ndim != 3 or Y.shape[2] != stream.outputs:
             raise ValueError(f"{where} {start}: targets of shape {tuple(Y.shape)}; expected "
@@ -49,20 +51,26 @@ def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | Non
         in_range = torch.isfinite(Y.sum())
         wrong = "NaN or infinite input or target"
     else:
-        if Y.ndim != 2:
+        if Y.shape[2:] != label_shape:
+            expected = ", ".join(["steps", "runs", *map(str, label_shape)])
             raise ValueError(f"{where} {start}: labels of shape {tuple(Y.shape)}; expected "
-                             "[steps, runs] (or targets in floating point)")
+                             f"[{expected}] (or targets in floating point)")
         in_range = (Y.min() >= 0) & (Y.max() < stream.outputs)
         wrong = f"NaN or infinite input, or a label outside 0..{stream.outputs - 1}"
     if torch.isfinite(X.sum()) & in_range:  # as good as a look at each number, and faster
         return
-    good = torch.isfinite(X).all(2)
-    good &= (torch.isfinite(Y).all(2) if Y.is_floating_point()
-             else (Y >= 0) & (Y < stream.outputs))
+    good = torch.isfinite(X).flatten(2).all(2)
+    fit = torch.isfinite(Y) if Y.is_floating_point() else (Y >= 0) & (Y < stream.outputs)
+    good &= fit.reshape(*runs, -1).all(2)
     if not good.all():  # a sum may also overflow where all is well
         step, run = (~good).nonzero()[0].tolist()
         raise ValueError(f"{where} {start + step}, run {run}: {wrong}; mend the data and run "
                          "again")
+
+
+def shapes(stream) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the shapes of one x and of one label: [inputs] and a number, unless the stream says."""
+    return getattr(stream, "shape", (stream.inputs,)), getattr(stream, "label_shape", ())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Record the long runs on sequences of image classes that notebook 03 shows.
+
+    python data/record_image_classes.py backprop continual_backprop linear
+
+Writes data/results/image_classes.csv: one row a measurement, with the columns problem, units
+(hidden units in all), learner, setting, seed, task (the last of ten), metric, value: the test
+accuracy at the end of a task, mean over ten tasks. Goes on after an interruption from its
+checkpoints under build/record/image_classes/.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from dyndl_lite import ensemble, provenance
+from dyndl_lite.convolution import (Layout, conv_backprop, conv_continual_backprop,
+                                    held_back_accuracy, renewed)
+from dyndl_lite.fractals import Fractals
+from dyndl_lite.image_tasks import ClassPairs
+
+HERE = Path(__file__).resolve().parent
+TABLE = HERE / "results/image_classes.csv"
+COLUMNS = ["problem", "units", "learner", "setting", "seed", "task", "metric", "value"]
+PROBLEM, TASKS, RUNS, BLOCK = "fractal_pairs", 100, 5, 10
+LAYOUT = Layout(16, 2, (8, 16, 32), (3, 3, 2), (32, 32))
+LINEAR = Layout(16, 2, (), (), ())
+# learner: (layout, maker, sweep)
+LEARNERS = {
+    "backprop": (LAYOUT, conv_backprop, {"step_size": [0.003, 0.01, 0.03, 0.1]}),
+    "continual_backprop": (LAYOUT, conv_continual_backprop,
+                           {"step_size": [0.01, 0.03, 0.1], "replacement_rate": [1e-3, 1e-2]}),
+    "linear": (LINEAR, conv_backprop, {"step_size": [0.001, 0.01]}),
+}
+
+
+def problem() -> ClassPairs:
+    """Pairs of 1 000 classes of generated images: 100 a class to learn from, 5 times each."""
+    return ClassPairs(Fractals(16, images=200), train=100, minibatch=20, epochs=5)
+
+
+def record(who: str) -> pd.DataFrame:
+    """Run all settings of one learner, one step size after the other."""
+    return pd.concat([record_one(who, size) for size in LEARNERS[who][2]["step_size"]])
+
+
+def record_one(who: str, step_size: float) -> pd.DataFrame:
+    """Run the settings of one learner that have one step size."""
+    layout, make, sweep = LEARNERS[who]
+    stream = problem()
+    learner = renewed(make(layout), layout, stream.begins, "heads")
+    frame = ensemble.run(
+        stream, {who: (learner, {**sweep, "step_size": [step_size]})}, range(RUNS),
+        TASKS * stream.task_length, stream.task_length, probe=held_back_accuracy,
+        folder=HERE.parent / f"build/record/image_classes/{step_size:g}")
+    task = frame.step // stream.task_length
+    frame["task"] = (task - 1) // BLOCK * BLOCK + BLOCK
+    frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(sweep, row))
+                        for row in frame[list(sweep)].itertuples(index=False)]
+    rows = frame.groupby(["setting", "seed", "task"], sort=False).test_accuracy.mean()
+    rows = rows.reset_index(name="value")
+    units = sum(layout.channels) + sum(layout.hidden)
+    return rows.assign(problem=PROBLEM, units=units, learner=who, metric="test_accuracy")[COLUMNS]
+
+
+def main() -> None:
+    """Record the learners that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("learners", nargs="+", choices=LEARNERS)
+    for who in parser.parse_args().learners:
+        begin = time.monotonic()
+        rows = record(who)
+        provenance.keep(TABLE, f"{PROBLEM}/{who}", {"problem": PROBLEM, "learner": who}, rows,
+                        command=f"python data/record_image_classes.py {who}",
+                        seconds=round(time.monotonic() - begin))
+        for setting, values in rows.groupby("setting", sort=False):
+            first, last = (values[values.task == t].value for t in (BLOCK, TASKS))
+            print(f"{who} {setting}: {first.mean():.3f} in the first {BLOCK} tasks, "
+                  f"{last.mean():.3f} +- {last.sem():.3f} in the last", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Tasks that tell classes of images apart, minibatch by minibatch, for many epochs each.
+
+An example of these streams is a whole minibatch: x [minibatch x pixels], y [minibatch]. What
+counts is how well the images that were held back are told apart at the end of a task, so these
+streams also have a method ``test``, which gives a probe of `ensemble.run` what to look at.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from dyndl_lite import draws
+
+
+@dataclass(frozen=True, eq=False)
+class ClassPairs:
+    """Continual ImageNet (Dohare et al. 2024): two new classes at a time, one task after another.
+
+    The classes come in a random order, a new one whenever all have been seen, so tasks are as
+    hard as each other on average. The learner's head should be reset at each task (`begins`).
+
+    Parameters
+    ----------
+    collection
+        Classes of images: `fractals.Fractals`, or a folder's (`image_files`). It has ``side``,
+        ``classes``, ``name`` and ``of(k)``, uint8 [images, 3, side, side].
+    train, held_back : int
+        Images of each class to learn from, and to test on.
+    minibatch, epochs : int
+    together : int
+        Classes a task.
+    device : str
+    """
+
+    collection: object
+    train: int = 600
+    held_back: int = 100
+    minibatch: int = 100
+    epochs: int = 250
+    together: int = 2
+    device: str = field(default="cpu", repr=False)
+
+    def __post_init__(self):
+        for images in (self.learned_from(task) * self.together for task in (0, 1)):
+            if images % self.minibatch:
+                raise ValueError(f"minibatch {self.minibatch} does not divide the {images} images "
+                                 "of a task: choose one that does")
+        if self.together > self.collection.classes:
+            raise ValueError(f"{self.collection.name} has {self.collection.classes} classes: "
+                             f"{self.together} at a time are too many")
+
+    @property
+    def name(self) -> str:
+        """The kind of task, and the images."""
+        return f"class pairs of {self.collection.name}"
+
+    @property
+    def digest(self) -> str:
+        """Checksum of the images, for the provenance of results, if they come from a file."""
+        return getattr(self.collection, "digest", "")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the inputs of one minibatch."""
+        return (self.minibatch, 3, self.collection.side, self.collection.side)
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in one minibatch."""
+        return self.minibatch * 3 * self.collection.side**2
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of the labels of one minibatch."""
+        return (self.minibatch,)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that the learner needs."""
+        return self.together
+
+    @property
+    def task_length(self) -> int:
+        """Minibatches a task."""
+        return self.epochs * self.train * self.together // self.minibatch
+
+    def to(self, device) -> "ClassPairs":
+        """Give the same stream on a device: the images go there task by task."""
+        return replace(self, device=str(device))
+
+    def begins(self, t: Tensor) -> Tensor:
+        """Say whether a task begins at time t."""
+        return t % self.task_length == 0
+
+    def task(self, t: int) -> tuple[int, int]:
+        """Give the number of the task at time t, and its first time."""
+        number = t // self.task_length
+        return number, number * self.task_length
+
+    def classes(self, seeds: Tensor, task: int) -> Tensor:
+        """Give the classes of a task, [runs, together]."""
+        a_pass, within = divmod(task, self.collection.classes // self.together)
+        order = draws.permutation(seeds, self.collection.classes, draws.CLASSES, a_pass)
+        return order[:, within * self.together:(within + 1) * self.together]
+
+    def learned_from(self, task: int) -> int:
+        """Give the number of images a class that a task shows."""
+        return self.train
+
+    def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Give X [count, runs, *shape], from -1 to 1, and labels [count, runs, minibatch]."""
+        run = torch.arange(len(seeds), device=seeds.device)[:, None, None]
+        X, Y, t, stop = [], [], start, start + count
+        while t < stop:  # one stretch within one epoch at a time
+            task, began = self.task(t)
+            images, labels = _training(self, tuple(seeds.tolist()), task)
+            epoch, first = divmod(t - began, images.shape[1] // self.minibatch)
+            order = _order(tuple(seeds.tolist()), self.device, images.shape[1], task, epoch)
+            order = order.unflatten(1, (-1, self.minibatch))
+            length = min(stop - t, order.shape[1] - first)
+            chosen = order[:, first:first + length]
+            X.append(_scaled(images[run, chosen]).transpose(0, 1))
+            Y.append(labels[chosen].transpose(0, 1))
+            t += length
+        return torch.cat(X), torch.cat(Y)
+
+    def test(self, seeds: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """Give the held-back images of the task that is over at time t.
+
+        Returns
+        -------
+        X : tensor [runs, images, 3, side, side], from -1 to 1
+        Y : int64 tensor [runs, images]
+        """
+        task, _ = self.task(t - 1)
+        pictures = _pictures(self, seeds, task)[:, :, self.train:self.train + self.held_back]
+        labels = torch.arange(pictures.shape[1]).repeat_interleave(self.held_back)
+        X = _scaled(pictures.flatten(1, 2).to(self.device))
+        return X, labels.to(self.device).expand(len(seeds), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class HalfThenAll(ClassPairs):
+    """Warm-starting (Ash and Adams 2020): first half of the images of some classes, then all.
+
+    Both tasks have the same classes and as many minibatches; nothing in the net is reset.
+    """
+
+    together: int = 10
+
+    @property
+    def name(self) -> str:
+        """The kind of task, and the images."""
+        return f"half, then all, of {self.collection.name}"
+
+    def classes(self, seeds: Tensor, task: int) -> Tensor:
+        """Give the classes, the same in both tasks, [runs, together]."""
+        return super().classes(seeds, 0)
+
+    def learned_from(self, task: int) -> int:
+        """Give the number of images a class that a task shows."""
+        return self.train if task else self.train // 2
+
+
+@dataclass(frozen=True, eq=False)
+class GrowingClasses(ClassPairs):
+    """Class-incremental learning (Dohare et al. 2024): some more classes at each task, none go.
+
+    A task has all classes so far and as many epochs as every other, so it gets longer.
+
+    Parameters
+    ----------
+    together : int
+        Classes that are new at each task.
+    tasks : int
+        How often there are new ones; the outputs are as many as all of them.
+    """
+
+    together: int = 5
+    tasks: int = 20
+
+    @property
+    def name(self) -> str:
+        """The kind of task, and the images."""
+        return f"growing classes of {self.collection.name}"
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that the learner needs."""
+        return self.together * self.tasks
+
+    def begins(self, t: Tensor) -> Tensor:
+        """Say whether a task begins at time t."""
+        firsts = torch.arange(self.tasks, device=t.device)
+        return (t == self.task_length * firsts * (firsts + 1) // 2).any()
+
+    def task(self, t: int) -> tuple[int, int]:
+        """Give the number of the task at time t, and its first time."""
+        number = began = 0
+        while t >= began + (number + 1) * self.task_length:
+            number, began = number + 1, began + (number + 1) * self.task_length
+        return number, began
+
+    @property
+    def steps(self) -> int:
+        """Minibatches of all tasks."""
+        return self.task_length * self.tasks * (self.tasks + 1) // 2
+
+    def classes(self, seeds: Tensor, task: int) -> Tensor:
+        """Give all classes up to a task, [runs, together x (task + 1)]."""
+        order = draws.permutation(seeds, self.collection.classes, draws.CLASSES, 0)
+        return order[:, :(task + 1) * self.together]
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    """Turn bytes into numbers from -1 to 1."""
+    return pixels.float() / 127.5 - 1
+
+
+def _pictures(stream: ClassPairs, seeds: Tensor, task: int) -> Tensor:
+    """Give the pictures of a task's classes, uint8 [runs, classes, images, 3, side, side]."""
+    needed = stream.train + stream.held_back
+    runs = []
+    for classes in stream.classes(seeds.cpu(), task).tolist():
+        of = [stream.collection.of(k) for k in classes]
+        for k, pictures in zip(classes, of):
+            if len(pictures) < needed:
+                raise ValueError(f"class {k} of {stream.collection.name} has {len(pictures)} images "
+                                 f"where {needed} are needed: ask for fewer")
+        runs.append(torch.stack([pictures[:needed] for pictures in of]))
+    return torch.stack(runs)
+
+
+@lru_cache(maxsize=2)
+def _training(stream: ClassPairs, seeds: tuple, task: int) -> tuple[Tensor, Tensor]:
+    """Give the images [runs, n, 3, side, side] and labels [n] that a task is learned from."""
+    pictures = _pictures(stream, torch.tensor(seeds), task)[:, :, :stream.learned_from(task)]
+    labels = torch.arange(pictures.shape[1]).repeat_interleave(pictures.shape[2])
+    return pictures.flatten(1, 2).to(stream.device), labels.to(stream.device)
+
+
+@lru_cache(maxsize=2)
+def _order(seeds: tuple, device: str, images: int, task: int, epoch: int) -> Tensor:
+    """Give the order of the images of an epoch, [runs, images]."""
+    seeds = torch.tensor(seeds, device=device)
+    return draws.permutation(seeds, images, draws.ORDER, task, epoch)
