@@ -47,7 +47,7 @@ def assert_same(net, textbook):
 
 @pytest.mark.parametrize("layout", [TINY, LINEAR], ids=["convolutions", "linear"])
 def test_backprop_agrees_with_the_textbook(layout):
-    X, Y = minibatches(15)
+    X, Y = minibatches(8)
     textbook = Textbook(SEED, layout.weights(), 0.02)
     expected = [textbook.learn(x, y) for x, y in zip(X, Y)]
     net, scores = live(conv_backprop(layout), X, Y, step_size=0.02)
@@ -59,11 +59,11 @@ def test_backprop_agrees_with_the_textbook(layout):
 
 
 def test_continual_backprop_agrees_with_the_textbook():
-    X, Y = minibatches(40)
+    X, Y = minibatches(32, size=3)
     textbook = Textbook(SEED, TINY.weights(), 0.02, rate=BUSY["replacement_rate"])
     expected = [textbook.learn(x, y) for x, y in zip(X, Y)]
     assert {layer for _, layer, _ in textbook.replaced} == {0, 1, 2}  # channels of both, a unit
-    assert len(textbook.replaced) >= 12
+    assert len(textbook.replaced) >= 10
     net, scores = live(conv_continual_backprop(TINY), X, Y, step_size=0.02, **BUSY)
     assert scores == pytest.approx(expected)
     assert_same(net, textbook)
@@ -220,7 +220,7 @@ def test_the_plain_loop_replaces_the_channels_that_ours_does(monkeypatch):
 
     monkeypatch.setattr(module, "REPLACEMENT_RATE", 1 / 16)
     monkeypatch.setattr(module, "MATURITY", 5)
-    X, Y = minibatches(10)  # at the tenth minibatch the second layer owes one of its 4 channels
+    X, Y = minibatches(9)  # at the ninth minibatch the second layer owes one of its 4 channels
     X, Y = torch.tensor(X, dtype=torch.float32), torch.tensor(Y)
     learner, loop = conv_continual_backprop(TINY), PlainConvContinualBackprop(TINY)
     net = learner.start(torch.tensor(SEED))
@@ -235,13 +235,13 @@ def test_the_plain_loop_replaces_the_channels_that_ours_does(monkeypatch):
         net, _ = learner.step(net, hyper, x, y)
         loop.learn(x, y)
     ages = [units["age"] for units in net["units"]]
-    assert ages[1].min() < 10
+    assert ages[1].min() == 0 and ages[2].min() == 0 and ages[0].min() == 9
     for age, theirs, units, mean in zip(ages, loop.age, net["units"], loop.mean):
         torch.testing.assert_close(age, theirs)
         torch.testing.assert_close(units["mean_activity"], mean, rtol=1e-4, atol=1e-5)
     k = int(ages[1].argmin())
     after = loop.layers[2].weight.detach().reshape(5, 4, 4)
-    assert (after[:, k] == 0).all()
+    assert (after[ages[2] == 9, k] == 0).all()  # the newborn listener hears it
     torch.testing.assert_close(loop.layers[2].bias.detach(), net["params"][2][1], rtol=1e-4,
                                atol=1e-5)
 
