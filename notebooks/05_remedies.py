@@ -23,7 +23,7 @@ profile = "laptop"  # name of the profile these values come from
 out = "../build/05_remedies"  # folder for figures, tables and checkpoints
 steps = 200000  # examples each network sees, live
 runs = 20  # independent networks for each learner, one seed each
-bins = 40  # points a curve
+bins = 10  # points a curve
 seed = 0  # first seed
 units = 5  # hidden units
 live = ["bp", "l2", "dropout", "layer_norm", "adam", "cbp"]  # learners to run live
@@ -281,7 +281,7 @@ def verdict(frame, column):
 pd.DataFrame({(f"{KINDS[problem][3]}, {size} units", column):
               {k: ", ".join(v) or "none" for k, v in verdict(frame, column).items()}
               for (problem, size), frame in shown.items()
-              for column in ("whole life", "last fifth")}).T
+              for column in ("whole life", "last fifth")}).T.style
 
 # %%
 chosen = recorded("scr", units)[1]
@@ -301,7 +301,7 @@ for claim, value in {
 # On slowly-changing regression nothing that is recorded here reaches continual backprop, though some
 # come near; and the picture says why. **L2** does what it is meant to: the weights stay small, a third of
 # backprop's, and the decline stops. But small weights are not the point: a third of the units
-# are dead all the same, and the rank stays as low as backprop's was after a tenth of its life. It keeps
+# and more are dead all the same, and the rank stays as low as backprop's was after a tenth of its life. It keeps
 # what is left. Pulling towards the first weights (**L2 Init**) keeps more units alive, stirring
 # (**shrink and perturb**) more again, and the errors are in that order too, although neighbours are
 # too close for these runs to tell apart. Continual backprop has weights more than twice as large as
@@ -310,8 +310,8 @@ for claim, value in {
 # **Layer norm** learns about as well as continual backprop in the first tenth, and then goes the way of
 # backprop: its units die, its weights grow, its rank falls. **Adam** is no better than backprop that
 # these runs could show; the "proper" $\beta$, which helped PPO, is worse here than the usual one.
-# **Dropout** is worse than nothing, least so at the smallest share of the sweep: with five units there
-# is none to spare. **Clipping** at its best is no better than backprop either.
+# **Dropout** is worse than nothing, and its best share is the smallest of the sweep: with five units
+# there is none to spare. **Clipping** at its best is no better than backprop either.
 #
 # What these runs do not say: the best of a sweep is the best of *that* sweep, and a remedy with three
 # settings had more of them tried than continual backprop; two remedies at once are not tried; and a
