@@ -29,15 +29,21 @@ def weight_magnitude(params: Params) -> Tensor:
     return total / sum(W.numel() for W, _ in params)
 
 
+def _singular_values(H: Tensor) -> Tensor:
+    """Give the singular values of H, or NaN for each where H is not finite: a net that diverged."""
+    finite = torch.isfinite(H).all()
+    return torch.where(finite, torch.linalg.svdvals(torch.where(finite, H, 0.0)), torch.nan)
+
+
 def effective_rank(H: Tensor) -> Tensor:
     """Effective rank exp(-sum p log p), p = singular values / their sum (Roy, Vetterli 2007).
 
     From 1 (all activities on one line) to the number of units; 0 if all activities are 0.
     """
-    s = torch.linalg.svdvals(H)
+    s = _singular_values(H)
     p = s / s.sum().clamp(min=1e-30)
     entropy = -torch.special.xlogy(p, p).sum()
-    return torch.where(s.sum() > 0, torch.exp(entropy), 0.0)
+    return torch.where(s.sum() == 0, 0.0, torch.exp(entropy))
 
 
 def stable_rank(H: Tensor, share: float = 0.99) -> Tensor:
@@ -46,15 +52,15 @@ def stable_rank(H: Tensor, share: float = 0.99) -> Tensor:
     The fewest singular values that together reach 99 % of the sum of all. Elsewhere the
     name means `stable_rank_frobenius`.
     """
-    s = torch.linalg.svdvals(H)
+    s = _singular_values(H)
     reached = torch.cumsum(s, 0) >= share * s.sum()
     fewest = (~reached).sum() + 1
-    return torch.where(s.sum() > 0, fewest, 0).to(H.dtype)
+    return torch.where(s.sum() > 0, fewest, s.sum()).to(H.dtype)  # 0, or NaN
 
 
 def stable_rank_frobenius(H: Tensor) -> Tensor:
     """Stable rank as in numerical linear algebra: |H|_F^2 / |H|_2^2; 0 if H is 0."""
-    s = torch.linalg.svdvals(H)
+    s = _singular_values(H)
     return (s**2).sum() / (s[0] ** 2).clamp(min=1e-30)
 
 

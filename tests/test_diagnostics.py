@@ -59,6 +59,14 @@ def test_nothing_active_is_rank_zero_and_all_dead():
     assert look.dead_units(H) == 1 and look.rarely_active_units(H) == 1
 
 
+def test_a_net_that_diverged_has_no_rank_and_spoils_no_other():
+    H = torch.stack([torch.eye(4), torch.eye(4)])
+    H[1, 2, 2] = torch.inf
+    for rank in (look.effective_rank, look.stable_rank, look.stable_rank_frobenius):
+        fine, diverged = vmap(rank)(H)
+        assert fine == pytest.approx(4) and diverged.isnan()
+
+
 def test_dead_and_rarely_active_units_are_counted():
     H = torch.zeros(1_000, 5)
     H[:, 0] = 1
