@@ -89,7 +89,9 @@ def scan(step: Callable) -> Callable:
     def advance(nets, hypers, X, Y):
         return torch_scan(body(hypers), nets, (X, Y))
 
-    return _compile(advance, {"cpp_wrapper": True})
+    # A product and a sum in one instruction, rounded once: a few per cent faster.
+    return _compile(advance, {"cpp_wrapper": True,
+                              "cpp.enable_floating_point_contract_flag": "fast"})
 
 
 def _compile(function: Callable, options: dict) -> Callable:

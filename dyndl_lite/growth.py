@@ -73,7 +73,7 @@ def guard(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs:
     Utility counts in equal shares: 1 is what each living unit would have if all had the same.
     """
     alive = units["level"] > 0
-    shares = received * alive.sum() / outputs
+    shares = received * alive.to(received.dtype).sum() / outputs
     was = units["backbone"] > 0
     now = alive & torch.where(was, shares >= hyper["leave"], shares > hyper["join"])
     listener = torch.arange(links.shape[0], device=links.device)[:, None]
@@ -123,14 +123,17 @@ def births(units: dict, received: Tensor, hunger: Tensor,
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])
-    room = empty.any()
+    # Counted in floating point: integers and flags cost the compiled loop more than they say.
+    room, grown = empty.to(age.dtype).sum() > 0, mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
     rate = torch.where(room, hyper["growth_rate"],
-                       hyper["replacement_rate"] * hunger * mature.sum())
+                       hyper["replacement_rate"] * hunger * grown)
     due = units["due"] + rate
     order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
-    now = (due >= 1) & (room | mature.any())
-    place = torch.where(now, order.argmin().to(due.dtype), -1.0)
+    now = (due >= 1) & (room | (grown > 0))
+    number = torch.arange(order.shape[0], dtype=age.dtype, device=age.device)
+    first = torch.where(order == order.min(), number, torch.inf).min()
+    place = torch.where(now, first, -1.0)
     return {**units, "due": due - now.to(due.dtype)}, place, room
 
 
