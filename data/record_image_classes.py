@@ -1,4 +1,4 @@
-"""Record the long runs on sequences of image classes that notebook 03 shows.
+"""Record the long runs on sequences of image classes: a notebook on them is still to come.
 
     python data/record_image_classes.py backprop continual_backprop linear
 
