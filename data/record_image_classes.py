@@ -1,4 +1,4 @@
-"""Record the long runs on sequences of image classes: a notebook on them is still to come.
+"""Record the long runs on sequences of image classes that notebook 03 shows.
 
     python data/record_image_classes.py backprop continual_backprop linear
 
@@ -23,15 +23,15 @@ from dyndl_lite.image_tasks import ClassPairs
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/image_classes.csv"
 COLUMNS = ["problem", "units", "learner", "setting", "seed", "task", "metric", "value"]
-PROBLEM, TASKS, RUNS, BLOCK = "fractal_pairs", 100, 5, 10
+PROBLEM, TASKS, RUNS, BLOCK = "fractal_pairs", 300, 5, 10
 LAYOUT = Layout(16, 2, (8, 16, 32), (3, 3, 2), (32, 32))
 LINEAR = Layout(16, 2, (), (), ())
 # learner: (layout, maker, sweep)
 LEARNERS = {
-    "backprop": (LAYOUT, conv_backprop, {"step_size": [0.003, 0.01, 0.03, 0.1]}),
+    "backprop": (LAYOUT, conv_backprop, {"step_size": [0.003, 0.01, 0.03, 0.05, 0.07, 0.1]}),
     "continual_backprop": (LAYOUT, conv_continual_backprop,
-                           {"step_size": [0.01, 0.03, 0.1], "replacement_rate": [1e-3, 1e-2]}),
-    "linear": (LINEAR, conv_backprop, {"step_size": [0.001, 0.01]}),
+                           {"step_size": [0.01, 0.03, 0.07], "replacement_rate": [3e-4, 1e-3, 1e-2]}),
+    "linear": (LINEAR, conv_backprop, {"step_size": [0.001, 0.01, 0.03]}),
 }
 
 
@@ -41,19 +41,13 @@ def problem() -> ClassPairs:
 
 
 def record(who: str) -> pd.DataFrame:
-    """Run all settings of one learner, one step size after the other."""
-    return pd.concat([record_one(who, size) for size in LEARNERS[who][2]["step_size"]])
-
-
-def record_one(who: str, step_size: float) -> pd.DataFrame:
-    """Run the settings of one learner that have one step size."""
+    """Run all settings of one learner."""
     layout, make, sweep = LEARNERS[who]
     stream = problem()
     learner = renewed(make(layout), layout, stream.begins, "heads")
-    frame = ensemble.run(
-        stream, {who: (learner, {**sweep, "step_size": [step_size]})}, range(RUNS),
-        TASKS * stream.task_length, stream.task_length, probe=held_back_accuracy,
-        folder=HERE.parent / f"build/record/image_classes/{step_size:g}")
+    frame = ensemble.run(stream, {who: (learner, sweep)}, range(RUNS), TASKS * stream.task_length,
+                         stream.task_length, probe=held_back_accuracy,
+                         folder=HERE.parent / "build/record/image_classes")
     task = frame.step // stream.task_length
     frame["task"] = (task - 1) // BLOCK * BLOCK + BLOCK
     frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(sweep, row))

@@ -1,0 +1,355 @@
+# ---
+# jupyter:
+#   dyndl:
+#     profiles:
+#       smoke: {side: 12, channels: [4, 4], kernels: [3, 2], hidden: [8], train: 20, held_back: 10, minibatch: 10, epochs: 2, tasks: 4, runs: 2, step_sizes: [0.03, 0.1], many_minibatch: 10, start_classes: 3, start_runs: 2, start_epochs: 2, grown: 2, new_classes: 2, grown_epochs: 2}
+#       paper: {side: 32, channels: [32, 64, 128], kernels: [5, 3, 3], hidden: [128, 128], train: 600, held_back: 100, minibatch: 100, epochs: 250, tasks: 2000, runs: 30, step_sizes: [0.01, 0.001, 0.0001], middle_step_size: 0.01, replacement_rate: 3.0e-4, linear_step_size: 0.001, many_minibatch: 100, start_classes: 10, start_runs: 30, start_epochs: 200, new_classes: 5, grown: 20, grown_epochs: 200}
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+
+# %% [markdown]
+# # Image classes in sequence
+#
+# **What you will see.** A convolutional network that learns to tell two classes of images apart,
+# then two others, then two others. It begins each task with all that it has learned and a new
+# last layer. Two more questions follow: is it better to begin with half of the data than with
+# none, and what becomes of a network to which new classes are added?
+#
+# The problem is *Continual ImageNet* (Dohare et al., Nature 632, 2024): 1 000 classes of
+# 32x32 colour images, two at a time, thousands of tasks. Backprop at a step size of 0.01 gets
+# 89 % of the test images right in its first tasks and 77 % in its 2 000th, which is what
+# a linear classifier gets.
+
+# %% tags=["parameters"]
+profile = "laptop"  # name of the profile these values come from
+out = "../build/03_image_classes"  # folder for figures, tables and checkpoints
+images = "fractals"  # fractals (generated), imagenet or cifar (both from DYNDL_DATA)
+side = 16  # of the generated images, in pixels
+channels = [8, 16, 32]  # of each convolution
+kernels = [3, 3, 2]  # side of each convolution's kernel, in pixels
+hidden = [32, 32]  # units of each fully connected layer
+train = 100  # images a class to learn from
+held_back = 100  # images a class to test on
+minibatch = 20  # images a step
+epochs = 5  # times that a task shows each image
+tasks = 40  # pairs of classes in a row
+runs = 5  # independent networks for each setting, one seed each
+step_sizes = [0.03, 0.07]  # of backprop and of continual backprop
+middle_step_size = 0.03  # one of them: for the main comparison, and after the pairs
+replacement_rate = 0.001  # of continual backprop: units replaced each minibatch (share)
+linear_step_size = 0.01  # of the linear classifier
+many_minibatch = 50  # images a step where there are more than two classes
+start_classes = 4  # classes in the comparison of warm and cold starts
+start_runs = 20  # networks in that comparison
+start_epochs = 40  # times that it shows each image
+grown = 3  # times that new classes are added
+new_classes = 2  # how many each time
+grown_epochs = 16  # times that each image is shown before the next are added
+seed = 0  # first seed
+
+# %%
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from dyndl_lite import claims, compare, convolution, ensemble, plots, provenance
+from dyndl_lite.convolution import (Layout, conv_backprop, conv_continual_backprop,
+                                    held_back_accuracy, renewed)
+from dyndl_lite.fractals import Fractals
+from dyndl_lite.image_files import Cifar100, ImageNet32
+from dyndl_lite.image_tasks import ClassPairs, GrowingClasses, HalfThenAll
+
+plots.style()
+plots.LABELS["test_accuracy"] = "test accuracy at the end of a task (share correct)"
+seeds = range(seed, seed + runs)
+checkpoints = Path(out) / "checkpoints"
+collection = {"fractals": lambda: Fractals(side, images=train + held_back),
+              "imagenet": lambda: ImageNet32(images=train + held_back),
+              "cifar": Cifar100}[images]()
+split = {"train": train, "held_back": held_back, "minibatch": minibatch}
+many_split = {**split, "minibatch": many_minibatch}
+
+# %% [markdown]
+# ## The images
+#
+# ImageNet is not ours to hand out, so by default the classes are **fractals** (Kataoka et al.
+# 2020). A class is an iterated function system: three affine maps
+#
+# $$ x \mapsto A_k x + b_k, \qquad k = 1, 2, 3 , $$
+#
+# that draw all points together. Where a point ends that is sent through every word of maps,
+# $A_{k_1}(A_{k_2}(\dots) + b_{k_2}) + b_{k_1}$, there is the figure. An image has maps that differ
+# a little from those of its class, two colours of its own, a mirror, a shift, and noise. Each row
+# is a class.
+
+# %%
+figure, axes = plt.subplots(5, 10, figsize=(8, 4.2))
+for k, row in enumerate(axes):
+    for picture, ax in zip(collection.of(k), row):
+        ax.imshow(picture.permute(1, 2, 0))
+        ax.set(xticks=[], yticks=[])
+    row[0].set_ylabel(f"class {k}", fontsize=9)
+plots.show(figure, "images", out=out, alt=(
+    f"Ten images of {collection.side} x {collection.side} pixels from each of five classes of "
+    f"{collection.name}: figures that resemble each other within a row, in colours that do not."))
+
+# %% [markdown]
+# ## Convolutions, and units that are channels
+#
+# Three convolutions, each followed by ReLU and max pool, then fully connected layers. Weights
+# are learned by gradient descent with momentum on minibatches.
+
+# %%
+plots.source(convolution.forward)
+
+# %% [markdown]
+# Continual backprop needs to know what a *unit* is. In a convolution it is a channel $c$: one
+# kernel that comes in, one map of activities $h_c(p)$ over the places $p$, and outgoing weights to
+# every listener $k$, from each place $q$ of the listener's kernel. So the contribution to the utility is
+#
+# $$ y_c = \overline{|h_c|}\, \sum_{k, q} |w_{kcq}| , $$
+#
+# with the mean over the minibatch and the places. A channel that is replaced leaves its mean,
+# $b_k \leftarrow b_k + \hat f_c \sum_q w_{kcq}$, and all its outgoing weights become zero: in the
+# last convolution these are the weights from every place to the first fully connected layer.
+# Everything else is the algorithm of notebook 06, by the same functions.
+
+# %%
+plots.source(conv_continual_backprop)
+
+# %% [markdown]
+# ## Pairs of classes, one after another
+#
+# When a task begins the last layer is set to zero: its two outputs now mean other classes. All else
+# stays. What counts is the accuracy on held-back images after the last epoch of each task. The
+# linear classifier gets a new start at every task, so it neither gains nor loses. Continual backprop with a
+# replacement rate of zero *is* backprop, so one ensemble holds both.
+
+# %%
+stream = ClassPairs(collection, epochs=epochs, **split)
+layout = Layout(collection.side, stream.outputs, tuple(channels), tuple(kernels), tuple(hidden))
+linear = Layout(collection.side, stream.outputs, (), (), ())
+
+
+def with_new_heads(learner, layout):
+    """The learner, with its last layer at zero when a task begins."""
+    return renewed(learner, layout, stream.begins, "heads")
+
+
+results = ensemble.run(
+    stream,
+    {
+        "continual backprop": (
+            with_new_heads(conv_continual_backprop(layout), layout),
+            {"step_size": step_sizes, "replacement_rate": [0.0, replacement_rate]}),
+        "linear": (with_new_heads(conv_backprop(linear), linear), {"step_size": linear_step_size}),
+    },
+    seeds, tasks * stream.task_length, stream.task_length, probe=held_back_accuracy,
+    folder=checkpoints / "pairs")
+results.loc[results.replacement_rate == 0, "learner"] = "backprop"
+results = results.sort_values(["learner", "step_size", "seed", "step"])
+results["task"] = results.step // stream.task_length
+provenance.save_table(results, out, "pairs")
+
+# %%
+block = max(1, tasks // 10)
+
+
+def by_block(frame, block):
+    """Means over blocks of tasks: single pairs differ a lot in difficulty."""
+    blocks = frame.assign(task=(frame.task - 1) // block * block + block)
+    return blocks.groupby(["curve", "seed", "task"], sort=False).test_accuracy.mean().reset_index()
+
+
+results["curve"] = results.learner + ", step size " + results.step_size.map("{:g}".format)
+ax = plots.curves(by_block(results, block), "test_accuracy", "curve", x="task",
+                  xlabel=f"task (number; means over {block} tasks)")
+ax.set_title(f"Pairs of {collection.name}: mean of {runs} runs, 95 % interval")
+ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+
+by = ["learner", "step_size"]
+first = compare.stretch(results, "test_accuracy", by, 0, 0.25)
+last = compare.stretch(results, "test_accuracy", by, 0.75, 1)
+table = compare.table(first, "first quarter")[["first quarter"]].join(
+    compare.table(last, "last quarter")[["last quarter"]]).join(
+    compare.table(last - first, "change"))
+plots.show(ax.figure, "pairs", out=out, alt=(
+    "Test accuracy against task number. First to last quarter of the tasks: " + "; ".join(
+        f"{learner} at {size:g} from {row.iloc[0]:.3f} to {row.iloc[1]:.3f}"
+        for (learner, size), row in table.iterrows()) + "."))
+table.round(3)
+
+# %% [markdown]
+# Run by run, over the same tasks: the change of backprop at its largest step size, and who is
+# ahead at the end.
+
+# %%
+large, size = max(step_sizes), middle_step_size
+bp, cbp, baseline = last["backprop"], last["continual backprop"], last["linear", linear_step_size]
+fall = compare.interval(bp[large] - first["backprop", large])
+kept = compare.interval(cbp[size] - first["continual backprop", size])
+claims.record(out, "images-backprop-falls", fall[2], profile)
+claims.record(out, "images-backprop-to-linear", compare.paired(bp[large], baseline)[1], profile)
+claims.record(out, "images-cbp-keeps", kept[2], profile)
+claims.record(out, "images-cbp-above-linear", compare.paired(cbp[size], baseline)[1], profile)
+pd.DataFrame(
+    {f"backprop at {large:g}, last - first quarter": fall,
+     f"continual backprop at {size:g}, last - first quarter": kept,
+     f"last quarter: backprop at {large:g} - linear": compare.paired(bp[large], baseline),
+     f"last quarter: continual backprop at {size:g} - linear": compare.paired(cbp[size], baseline),
+     **{f"last quarter: continual backprop - backprop, both at {each:g}":
+        compare.paired(cbp[each], bp[each]) for each in step_sizes}},
+    index=["mean", "low", "high"]).T.round(3)
+
+# %% [markdown]
+# ## More tasks: recorded runs
+#
+# The same small network and images over more tasks, with more settings, recorded with
+# `python data/record_image_classes.py` (not computed just now): five runs, means over ten tasks.
+
+# %%
+record = pd.read_csv("../data/results/image_classes.csv")
+record = record.rename(columns={"value": "test_accuracy"})
+record["curve"] = record.learner.str.replace("_", " ") + ", " + record.setting.str.replace(
+    "_", " ").str.replace("=", " ").str.replace(" replacement rate", ", rate")
+end, count = record.task.max(), record.seed.nunique()
+late = record[record.task > 0.8 * record.groupby("learner").task.transform("max")].groupby(["learner", "setting", "curve", "seed"])
+late = late.test_accuracy.mean()
+ranked = late.groupby(["learner", "setting", "curve"]).mean().sort_values(ascending=False)
+recorded = pd.DataFrame({
+    "tasks 1 to 10": record[record.task == 10].groupby("curve").test_accuracy.mean(),
+    "last fifth": late.groupby("curve").mean(),
+    "+-": 1.96 * late.groupby("curve").sem()}).loc[ranked.index.get_level_values("curve")]
+shown = {who: list(rows.index.get_level_values("curve")) for who, rows in ranked.groupby("learner")}
+chosen = [*sorted(shown["backprop"]), *shown["continual_backprop"][:2], shown["linear"][0]]
+drawn = pd.concat([record[record.curve == curve] for curve in chosen])
+ax = plots.curves(drawn, "test_accuracy", "curve", x="task",
+                  xlabel="task (number; means over 10 tasks)")
+ax.set_title(f"Recorded: pairs of fractals, {count} runs, 95 % interval")
+ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+plots.show(ax.figure, "recorded", out=out, alt=(
+    f"Recorded test accuracy over {end} tasks. First ten tasks to the last fifth: " + "; ".join(
+        f"{curve} from {recorded.loc[curve].iloc[0]:.3f} to {recorded.loc[curve].iloc[1]:.3f}"
+        for curve in chosen) + "."))
+recorded.round(3)
+
+# %% [markdown]
+# ## Warm starts
+#
+# Is it at least an advantage to have begun earlier? Ash and Adams (2020) trained on half of the data,
+# then on all of it, and compared with a network that sees all data from the start. The first
+# network has had more training, and yet it tests worse: the earliest hint that something is lost.
+# Their cure is **shrink and perturb**: before the second half every weight becomes
+#
+# $$ w \leftarrow \lambda w + \gamma\, w_\text{new} , $$
+#
+# with $w_\text{new}$ a weight of a network just made; here $\lambda = 0.4$, $\gamma = 0.1$.
+
+# %%
+halves = HalfThenAll(collection, epochs=start_epochs, together=start_classes, **many_split)
+batches = halves.task_length // start_epochs  # minibatches an epoch of all images
+look_every = halves.task_length // 10 or 1
+many = Layout(collection.side, start_classes, tuple(channels), tuple(kernels), tuple(hidden))
+plain, setting = conv_backprop(many), {"step_size": middle_step_size}
+starts = {
+    "warm start": (plain, setting),
+    "from scratch": (renewed(plain, many, halves.begins, "all"), setting),
+    "shrink and perturb": (renewed(plain, many, halves.begins, "shrink and perturb"), setting),
+}
+warm = ensemble.run(halves, starts, range(seed, seed + start_runs), 2 * halves.task_length, look_every,
+                    probe=held_back_accuracy, folder=checkpoints / "warm")
+warm["epoch"] = warm.step / batches
+provenance.save_table(warm, out, "warm")
+
+# %%
+ax = plots.curves(warm, "test_accuracy", "learner", x="epoch",
+                  xlabel="epochs' worth of minibatches (the data double in the middle)")
+ax.axvline(start_epochs, color="0.5", linewidth=1)
+ax.set(title=f"{start_classes} classes, half of the images, then all: {start_runs} runs, 95 % interval",
+       ylabel="test accuracy (share correct)")
+ax.legend(title=None)
+end = warm[warm.step == warm.step.max()].set_index(["learner", "seed"]).test_accuracy
+table = compare.table(end, "test accuracy at the end")
+gap = {who: compare.paired(end[who], end["from scratch"]) for who in starts if who != "from scratch"}
+claims.record(out, "images-warm-start", gap["warm start"][2], profile)
+plots.show(ax.figure, "warm", out=out, alt=(
+    "Test accuracy against epochs, all data from the middle on. At the end: " + ", ".join(
+        f"{who} {row.iloc[0]:.3f}" for who, row in table.iterrows()) + "."))
+table.join(pd.DataFrame(gap, index=["minus from scratch", "low ", "high "]).T).round(3)
+
+# %% [markdown]
+# ## Classes that are added
+#
+# In the other half of life nothing goes away: a network knows some classes and others are added
+# (in Nature: CIFAR-100, five classes at a time, a residual network). Every class so far stays in the
+# training data, so nothing need be forgotten; what may get lost is the ability to learn the new
+# ones as well as a network could that had just been made. So hold each learner against **backprop
+# from scratch**, which starts over whenever classes are added.
+#
+# Here the network is the same small one without residual connections or batch normalisation. What is
+# shown is the best test accuracy within each increment.
+
+# %%
+growing = GrowingClasses(collection, epochs=grown_epochs, together=new_classes, tasks=grown,
+                         **many_split)
+wide = Layout(collection.side, growing.outputs, tuple(channels), tuple(kernels), tuple(hidden))
+plain = conv_backprop(wide)
+incremental = ensemble.run(
+    growing,
+    {
+        "backprop": (plain, setting),
+        "continual backprop": (conv_continual_backprop(wide),
+                               {**setting, "replacement_rate": replacement_rate}),
+        "backprop from scratch": (renewed(plain, wide, growing.begins, "all"), setting),
+    },
+    seeds, growing.steps, growing.task_length // 5 or 1, probe=held_back_accuracy,
+    folder=checkpoints / "growing")
+incremental["classes"] = [new_classes * (growing.task(step - 1)[0] + 1)
+                          for step in incremental.step]
+provenance.save_table(incremental, out, "growing")
+
+# %%
+best = incremental.groupby(["learner", "seed", "classes"], sort=False).test_accuracy.max()
+scratch = best["backprop from scratch"]
+difference = pd.concat({who: best[who] - scratch for who in ["backprop", "continual backprop"]},
+                       names=["learner"]).reset_index()
+ax = plots.curves(difference, "test_accuracy", "learner", x="classes", xlabel="classes so far")
+ax.axhline(0, color="0.5", linewidth=1)
+ax.set(title=f"Best test accuracy minus that from scratch: {runs} runs, 95 % interval",
+       ylabel="difference in test accuracy")
+ax.legend(title=None)
+final = best[best.index.get_level_values("classes") == new_classes * grown].droplevel("classes")
+table = compare.table(final, f"best with {new_classes * grown} classes")
+gap = {who: compare.paired(final[who], final["backprop from scratch"])
+       for who in ["backprop", "continual backprop"]}
+plots.show(ax.figure, "growing", out=out, alt=(
+    f"Difference in best test accuracy to backprop from scratch against the number of classes. At "
+    f"{new_classes * grown} classes: " + ", ".join(
+        f"{who} {mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        for who, (mean, low, high) in gap.items()) + "."))
+table.join(pd.DataFrame(gap, index=["minus from scratch", "low ", "high "]).T).round(3)
+
+# %% [markdown]
+# ## What to make of it
+#
+# At the largest step size backprop begins well enough and then loses, task by task, until the
+# linear classifier, which never learns a feature, does better. At smaller steps the same network
+# goes on improving for as long as these runs last: what it knows of earlier classes helps with later ones.
+# So the published curve is here, at a hundredth of its length, because the steps are larger: how
+# long a step size is safe is what changes. Continual backprop at a middle step size ends above
+# backprop at the same one, with few replacements; with ten times as many it pays for the churn. It
+# is not above backprop at the smallest step size that still learns fast, and two hundred tasks are
+# not the published two thousand: where backprop has not failed there is nothing to save.
+#
+# The warm start and the added classes say the same in fewer words. A network that has learned
+# something is worse at learning more than one that has learned nothing, on the same data and with as
+# many steps or more. Shrinking the weights and stirring them restores what was lost.
+#
+# **Exercises.** (1) Give continual backprop the step size at which backprop fails. From which
+# replacement rate on does it survive? (2) Make the classes harder to tell apart:
+# `Fractals(variation=0.2)`. Who suffers first? (3) With `images = "cifar"` and `train = 500` the
+# classes are photographs. Is the order of the learners the same?
+
+# %% tags=["provenance"]
+provenance.footer(profile=profile, images=images, tasks=tasks, epochs=epochs, runs=runs, seed=seed)
