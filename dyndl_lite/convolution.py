@@ -124,6 +124,37 @@ def gradient_step(net: dict, hyper: dict, x: Tensor, y: Tensor,
     return params, memory, features, score
 
 
+def least_useful(units: dict, h: Tensor, incoming: Tensor, outgoing: Tensor,
+                 hyper: dict) -> tuple[dict, tuple[Tensor, Tensor], Tensor]:
+    """Let a layer's units grow older by a minibatch, and choose the one to be reborn if one is due.
+
+    Parameters
+    ----------
+    units : dict
+        As `continual_backprop.new_units` makes it.
+    h : tensor [minibatch, units] or, of a convolution, [minibatch, units, places]
+        Their activities.
+    incoming, outgoing : tensors
+        Weights of the layer, and of the one that listens to it.
+    hyper : dict
+
+    Returns
+    -------
+    units : dict
+        With nothing known of the unit that is reborn.
+    chosen : (int64 scalar tensor, bool scalar tensor)
+        As `continual_backprop.choose` gives it; utility is the contribution.
+    f_hat : tensor [units]
+        Their mean activities.
+    """
+    w_in = incoming.flatten(1).abs().sum(1)
+    w_out = outgoing_weights(outgoing, len(w_in)).abs().sum((0, 2))
+    mean = h.mean((0, 2)) if h.ndim > 2 else h.mean(0)
+    units, u_hat, f_hat = appraise(units, mean, w_in, w_out, hyper, "contribution")
+    units, chosen = choose(units, u_hat, hyper)
+    return newborn(units, chosen), chosen, f_hat
+
+
 def conv_backprop(layout: Layout, optimiser: Optimiser = momentum) -> Learner:
     """Make a backprop learner of minibatches of images.
 
@@ -193,13 +224,9 @@ def conv_continual_backprop(layout: Layout, optimiser: Optimiser = momentum) -> 
         params, memory, features, score = gradient_step(net, hyper, x, y, optimiser)
         layers, chosen, left_behind = [], [], []
         for layer, h in enumerate(features):
-            w_in = params[layer][0].flatten(1).abs().sum(1)
-            w_out = outgoing_weights(params[layer + 1][0], hidden[layer]).abs().sum((0, 2))
-            mean = h.mean((0, 2)) if h.ndim > 2 else h.mean(0)
-            units, u_hat, f_hat = appraise(net["units"][layer], mean, w_in, w_out, hyper,
-                                           "contribution")
-            units, pick = choose(units, u_hat, hyper)
-            layers.append(newborn(units, pick))
+            units, pick, f_hat = least_useful(net["units"][layer], h, params[layer][0],
+                                              params[layer + 1][0], hyper)
+            layers.append(units)
             chosen.append(pick)
             left_behind.append(f_hat)
         seed, t = net["seed"], net["t"] + 1
