@@ -2,8 +2,8 @@
 # jupyter:
 #   dyndl:
 #     profiles:
-#       smoke: {side: 12, channels: [4, 4], kernels: [3, 2], hidden: [8], train: 20, held_back: 10, minibatch: 10, epochs: 2, tasks: 4, runs: 2, step_sizes: [0.03, 0.1], many_minibatch: 10, start_classes: 3, start_runs: 2, start_epochs: 2, grown: 2, new_classes: 2, grown_epochs: 2}
-#       paper: {side: 32, channels: [32, 64, 128], kernels: [5, 3, 3], hidden: [128, 128], train: 600, held_back: 100, minibatch: 100, epochs: 250, tasks: 2000, runs: 30, step_sizes: [0.01, 0.001, 0.0001], middle_step_size: 0.01, replacement_rate: 3.0e-4, linear_step_size: 0.001, many_minibatch: 100, start_classes: 10, start_runs: 30, start_epochs: 200, new_classes: 5, grown: 20, grown_epochs: 200}
+#       smoke: {side: 12, channels: [4, 4], kernels: [3, 2], hidden: [8], train: 20, held_back: 10, minibatch: 10, epochs: 2, tasks: 4, runs: 2, step_sizes: [0.03, 0.1], many_minibatch: 10, start_classes: 3, start_runs: 2, start_epochs: 2, added_side: 8, added_channels: [4], added_train: 6, added_held_back: 4, added_minibatch: 6, grown: 2, new_classes: 2, grown_epochs: 2, maturity: 2, added_rate: 0.2, added_runs: 2}
+#       paper: {side: 32, channels: [32, 64, 128], kernels: [5, 3, 3], hidden: [128, 128], train: 600, held_back: 100, minibatch: 100, epochs: 250, tasks: 2000, runs: 30, step_sizes: [0.01, 0.001, 0.0001], middle_step_size: 0.01, replacement_rate: 3.0e-4, linear_step_size: 0.001, many_minibatch: 100, start_classes: 10, start_runs: 30, start_epochs: 200, added_channels: [64, 128, 256, 512], blocks: 2, added_train: 500, added_minibatch: 100, augmented: true, new_classes: 5, grown: 20, grown_epochs: 200, added_rate: 1.0e-5, maturity: 1000, added_runs: 30}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---
 
@@ -42,9 +42,20 @@ many_minibatch = 50  # images a step where there are more than two classes
 start_classes = 4  # classes in the comparison of warm and cold starts
 start_runs = 20  # networks in that comparison
 start_epochs = 40  # times that it shows each image
+added_side = 16  # of the generated images to which classes are added, in pixels
+added_channels = [8, 16]  # of each stage of the residual network
+blocks = 1  # residual blocks a stage
+added_train = 50  # images a class to learn from
+added_held_back = 100  # images a class to test on
+added_minibatch = 50  # images a step
+augmented = False  # whether they are mirrored and shifted at random while learning
 grown = 3  # times that new classes are added
 new_classes = 2  # how many each time
-grown_epochs = 16  # times that each image is shown before the next are added
+grown_epochs = 40  # times that each image is shown before the next are added
+added_step_size = 0.1  # at the beginning of each increment
+added_rate = 0.003  # of continual backprop there: channels replaced each minibatch (share)
+maturity = 100  # minibatches that protect a channel from being replaced
+added_runs = 3  # networks of each learner
 seed = 0  # first seed
 
 # %%
@@ -350,9 +361,29 @@ def beside_scratch(best, ax, title):
 
 
 best = added.groupby(["learner", "seed", "classes"], sort=False).test_accuracy.max()
-record = pd.read_csv("../data/results/image_classes.csv")
-record = record[record.problem == "fractals_added"].rename(columns={"task": "classes"})
-record["learner"] = record.learner.str.replace("_", " ")
+recorded = pd.read_csv("../data/results/image_classes.csv")
+recorded = recorded[recorded.problem == "fractals_added"].rename(columns={"task": "classes"})
+rates = recorded[recorded.learner == "continual_backprop"].groupby("setting").value.mean()
+recorded = recorded[(recorded.learner != "continual_backprop") | (recorded.setting == rates.idxmax())]
+recorded["learner"] = recorded.learner.str.replace("_", " ")
+long = recorded.set_index(["learner", "seed", "classes"]).value
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+now = beside_scratch(best, axes[0], f"{growing.name}: {added_runs} runs")
+then = beside_scratch(long, axes[1], f"Recorded, fractals: {recorded.seed.nunique()} runs")
+claims.record(out, "images-added-backprop-below-scratch", now.high["backprop"], profile)
+claims.record(out, "images-added-cbp-above-backprop", compare.paired(
+    *(best[who].xs(best.index.unique("classes").max(), level="classes")
+      for who in ["continual backprop", "backprop"]))[1], profile)
+plots.show(figure, "added", out=out, alt="Best test accuracy minus that of backprop from scratch "
+           "against the number of classes, 95 % intervals. With all classes: " + "; ".join(
+               f"{which}, {who} {row['mean']:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+               for which, table in [("now", now), ("recorded", then)]
+               for who, row in table.iterrows()) + ".")
+pd.concat({"now": now, "recorded": then}).round(3)
+
+# %%
+reached = pd.concat({"now": best, "recorded": long}, names=["run"]).rename("test accuracy")
+reached.groupby(["run", "learner", "classes"]).mean().unstack("classes").round(3)
 
 # %% [markdown]
 # ## What to make of it
