@@ -56,11 +56,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from dyndl_lite import claims, compare, convolution, ensemble, plots, provenance
-from dyndl_lite.convolution import (Layout, conv_backprop, conv_continual_backprop,
-                                    held_back_accuracy, renewed)
+from dyndl_lite.channels import conv_continual_backprop
+from dyndl_lite.convolution import Layout, conv_backprop, held_back_accuracy
 from dyndl_lite.fractals import Fractals
 from dyndl_lite.image_files import Cifar100, ImageNet32
 from dyndl_lite.image_tasks import ClassPairs, GrowingClasses, HalfThenAll
+from dyndl_lite.renewal import renewed
 
 plots.style()
 plots.LABELS["test_accuracy"] = "test accuracy at the end of a task (share correct)"

@@ -40,7 +40,7 @@ from dyndl_lite import hidden_layers as layers
 from dyndl_lite.backprop import adam, backprop
 from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.hidden_layers import backprop_with
-from dyndl_lite.remedies import clipped, l2, l2_init, perturbed, upgd
+from dyndl_lite.remedies import clipped, l2, l2_init, perturbed, protected, upgd
 from dyndl_lite.resets import heads_reset, resetting
 from dyndl_lite.streams import SlowlyChangingRegression
 
@@ -114,7 +114,7 @@ learners = {
     "l2_init": ("L2 Init", backprop(sizes, optimiser=l2_init)),
     "redo": ("ReDo", resetting(sizes, "redo")),
     "self_normalised": ("self-normalised resets", resetting(sizes, "self_normalised")),
-    "upgd": ("UPGD", upgd(sizes)),
+    "upgd": ("UPGD", upgd(backprop(sizes, optimiser=protected))),
     "crelu": ("CReLU", backprop_with("crelu", sizes)),
     "clipping": ("weight clipping", backprop(sizes, optimiser=clipped())),
     "cbp": ("continual backprop", continual_backprop(sizes)),
