@@ -34,7 +34,7 @@ COLUMNS = [*KEY, "setting", "seed", "task", "metric", "value"]
 INSIDE = ["dead_units", "weight_magnitude", "effective_rank"]
 LOOKS = [1, 4, 7, 10]  # tenths of the life after which we look inside
 DIGITS = CHANGES["permuted_digits"]  # all of them once: a task
-TASKS, PAIRS = 40, 60  # tasks of digits; of two classes of images
+TASKS = 40  # of digits, and of two classes of images
 
 
 class Problem(NamedTuple):
@@ -62,9 +62,9 @@ PROBLEMS = {
                    lambda units: (20, units, 1), [5, 20]),
     "permuted_digits": Problem(permuted_digits, TASKS * DIGITS, TASKS * DIGITS // 10, "accuracy",
                                cross_entropy, lambda units: (64, units, 10), [100], (4, 30)),
-    "image_pairs": Problem(class_pairs, PAIRS * PAIR, PAIR, "test_accuracy", cross_entropy,
+    "image_pairs": Problem(class_pairs, TASKS * PAIR, PAIR, "test_accuracy", cross_entropy,
                            lambda units: LAYOUT, [sum(LAYOUT.channels) + sum(LAYOUT.hidden)],
-                           (3, 10), IMAGE_REMEDIES),
+                           (2, 5), IMAGE_REMEDIES),
 }
 
 

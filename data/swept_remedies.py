@@ -19,7 +19,7 @@ from dyndl_lite.resets import heads_reset, resetting
 
 # What is swept, for slowly-changing regression, permuted digits, and pairs of image classes.
 STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.015, 0.03, 0.06],
-         "image_pairs": [0.01, 0.03, 0.07]}
+         "image_pairs": [0.01, 0.03]}
 # Where activities are normalised or gradients damped, the best step size may be a larger one.
 LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
           "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1]}
@@ -152,11 +152,11 @@ def of_image_kind(kind: str, **more) -> Remedy:
 
 IMAGE_REMEDIES = {
     "bp": descending(momentum, with_steps()),
-    "cbp": of_images(conv_continual_backprop, with_steps(replacement_rate=[3e-4, 1e-3, 3e-3])),
+    "cbp": of_images(conv_continual_backprop, with_steps(replacement_rate=[3e-4, 1e-3])),
     "l2": descending(decayed(momentum), with_decays),
     "shrink_perturb": of_images(
         lambda layout: perturbed(conv_backprop(layout, decayed(momentum))), stirred),
-    "dropout": of_image_kind("dropout", dropout=[0.01, 0.1, 0.3]),
+    "dropout": of_image_kind("dropout", dropout=[0.01, 0.1]),
     "layer_norm": of_image_kind("layer_norm"),
     "adam": descending(adam, adams),
     "adam_proper": descending(adam, proper),
@@ -166,7 +166,7 @@ IMAGE_REMEDIES = {
     "redo": of_images(lambda layout: conv_resetting(layout, "redo"), dormant),
     "self_normalised": of_images(lambda layout: conv_resetting(layout, "self_normalised"), silent),
     "upgd": of_images(lambda layout: upgd(conv_backprop(layout, protected)),
-                      lambda problem: {"step_size": [0.03, 0.1, 0.3], "noise": [1e-3, 1e-2]}),
+                      lambda problem: {"step_size": [0.03, 0.1], "noise": [1e-3, 1e-2]}),
     "crelu": of_image_kind("crelu"),
-    "clipping": descending(clipped(momentum), with_steps(clip=[1.0, 2.0, 4.0])),
+    "clipping": descending(clipped(momentum), with_steps(clip=[2.0, 4.0])),
 }

@@ -126,7 +126,7 @@ def conv_resetting(layout: Layout, criterion: str, optimiser: Optimiser = moment
 
     def judge(watch, mean, w_in, w_out, t, hyper):
         watch, wanted = judged(watch, mean, t, hyper)
-        pick = (wanted.to(torch.uint8).argmax(), wanted.any())
+        pick = (wanted.float().argmax(), wanted.any())
         return watch, pick, torch.zeros_like(mean)
 
     learner = conv_replacing(layout, remember, judge, optimiser)

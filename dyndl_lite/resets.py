@@ -127,7 +127,7 @@ def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
         layers, chosen = [], []
         for watch, h in zip(net["watch"], features):
             watch, wanted = judge(watch, h, net["t"], hyper)
-            pick = (wanted.to(torch.uint8).argmax(), wanted.any())
+            pick = (wanted.float().argmax(), wanted.any())  # of bytes, compiled, it goes astray
             layers.append(newborn(watch, pick))
             chosen.append(pick)
         t = net["t"] + 1

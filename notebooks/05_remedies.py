@@ -168,9 +168,9 @@ table.round(3)
 # * slowly-changing regression for 1 M examples, 5 hidden units: 10 seeds for every setting of a sweep,
 #   30 for the best one;
 # * permuted digits for 40 tasks of 1 797, each digit once, 64 inputs, 100 hidden units: 4 seeds, then 30;
-# * the pairs of image classes of notebook 03 for 60 tasks, with its small convolutional network (120
+# * the pairs of image classes of notebook 03 for 40 tasks, with its small convolutional network (120
 #   units, momentum, minibatches of 20), where a unit is a channel and all learners but one get a new head
-#   with every task: 3 seeds, then 10.
+#   with every task: 2 seeds, then 5.
 #
 # The table shows the best setting by the mean over the *whole life*. "Advantage" is over continual backprop at
 # the best of its own sweep, run by run, with a 95 % interval: positive means that the remedy is
