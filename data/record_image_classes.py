@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from dyndl_lite import ensemble, provenance
-from dyndl_lite.convolution import (Layout, conv_backprop, conv_continual_backprop,
-                                    held_back_accuracy, renewed)
+from dyndl_lite.channels import conv_continual_backprop
+from dyndl_lite.convolution import Layout, conv_backprop, held_back_accuracy
 from dyndl_lite.fractals import Fractals
 from dyndl_lite.image_tasks import ClassPairs
+from dyndl_lite.renewal import renewed
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/image_classes.csv"

@@ -51,7 +51,7 @@ def best(rows: pd.DataFrame, metric: str, count: int) -> list[str]:
     """Name the settings with the best mean of a metric; one that ever diverged comes last."""
     chosen = rows[rows.metric == metric]
     means = chosen.groupby("setting").value.apply(lambda v: v.mean(skipna=False))
-    means = means.sort_values(ascending=not metric.startswith(("accuracy", "online")),
+    means = means.sort_values(ascending=not metric.startswith(("accuracy", "online", "test")),
                               na_position="last")
     return list(means.index[:count])
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from dyndl_lite import drivers, ensemble
 from dyndl_lite.backprop import Learner, backprop, cross_entropy, squared_error
 from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.convolution import Layout, conv_backprop, conv_continual_backprop
+from dyndl_lite.channels import conv_continual_backprop
+from dyndl_lite.convolution import Layout, conv_backprop
 from dyndl_lite.dynamic import dynamic
 from dyndl_lite.fractals import Fractals
 from dyndl_lite.image_tasks import ClassPairs

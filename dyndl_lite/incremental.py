@@ -10,8 +10,9 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_map
 
 from dyndl_lite.backprop import Learner, Optimiser, cross_entropy, momentum
-from dyndl_lite.continual_backprop import forget, fresh_weights, new_units, rebirth, reborn
-from dyndl_lite.convolution import least_useful
+from dyndl_lite.channels import observed
+from dyndl_lite.continual_backprop import (appraise, choose, forget, fresh_weights, new_units,
+                                           newborn, rebirth, reborn)
 from dyndl_lite.image_tasks import GrowingClasses
 from dyndl_lite.remedies import decayed
 from dyndl_lite.residual import Layout, forward, initialise
@@ -80,7 +81,7 @@ def residual_backprop(layout: Layout, optimiser: Optimiser = published) -> Learn
 def residual_continual_backprop(layout: Layout, optimiser: Optimiser = published) -> Learner:
     """Make a continual-backprop learner of minibatches of images.
 
-    All is as in `convolution.conv_continual_backprop`. The units are the channels within a block,
+    All is as in `channels.conv_continual_backprop`. The units are the channels within a block,
     from its first convolution to its second, which alone listens to them. What comes out of a
     block is heard over shortcuts by all later blocks, so there is no layer of outgoing weights that could
     be set to zero: those channels stay. The released code replaces them too, and silences
@@ -94,7 +95,7 @@ def residual_continual_backprop(layout: Layout, optimiser: Optimiser = published
     Returns
     -------
     Learner
-        With the settings of the optimiser and those of `convolution.conv_continual_backprop`, at
+        With the settings of the optimiser and those of `channels.conv_continual_backprop`, at
         their published values.
     """
     plain = residual_backprop(layout, optimiser)
@@ -118,9 +119,11 @@ def residual_continual_backprop(layout: Layout, optimiser: Optimiser = published
         units = []
         for k, h in enumerate(features):
             W, W_next = (net["params"]["blocks"][k][name][0][0] for name in ("first", "second"))
-            unit, chosen, mean = least_useful(net["units"][k], h, W, W_next, hyper)
-            units.append(unit)
-            net = replaced(net, k, chosen, net["fresh"][k], mean)
+            known, u_hat, f_hat = appraise(net["units"][k], *observed(h, W, W_next), hyper,
+                                           "contribution")
+            known, chosen = choose(known, u_hat, hyper)
+            units.append(newborn(known, chosen))
+            net = replaced(net, k, chosen, net["fresh"][k], f_hat)
         t = net["t"] + 1
         return {**net, "units": units, "t": t,
                 "fresh": fresh_weights(net["seed"], t, fan_ins, "relu")}, score

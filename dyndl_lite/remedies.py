@@ -6,14 +6,12 @@ gradient descent stirs what is of no use and spares the rest. Remedies that star
 afresh are in `resets`, those that change what a hidden layer computes in `hidden_layers`.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import draws
-from dyndl_lite.backprop import Learner, Optimiser, backprop, sgd, squared_error
+from dyndl_lite.backprop import Learner, Optimiser, sgd
 from dyndl_lite.network import weight_bound
 
 _TINY = 1e-12  # a net in which no weight is useful has still something to divide by
@@ -70,7 +68,7 @@ def clipped(optimiser: Optimiser = sgd, activation: str = "relu") -> Optimiser:
         kept = []
         for layer, (W, b) in enumerate(params):
             last = layer == len(params) - 1
-            most = hyper["clip"] * weight_bound(W.shape[1], "linear" if last else activation)
+            most = hyper["clip"] * weight_bound(W[0].numel(), "linear" if last else activation)
             kept.append((torch.clamp(W, -most, most), torch.clamp(b, -most, most)))
         return kept, memory
 
@@ -135,8 +133,13 @@ def _protected(params, gradients, memory, hyper, *_):
     return params, {"utility": utility, "weight_of_past": past, "noise": (seed, t + 1)}
 
 
-def upgd(sizes: tuple[int, ...], activation: str = "relu",
-         loss: Callable = squared_error) -> Learner:
+#: Steps of utility-based perturbed gradient descent; see `upgd`, which keeps what draws its noise.
+protected = Optimiser(
+    lambda params: {"utility": tree_map(torch.zeros_like, params)}, _protected,
+    {"step_size": 0.01, "utility_decay": 0.999, "weight_decay": 0.0, "noise": 1e-3}, "protected")
+
+
+def upgd(learner: Learner) -> Learner:
     """Make a learner by utility-based perturbed gradient descent (UPGD).
 
     A weight's utility U is a running average of -g w, what the loss would gain without the weight, to
@@ -151,17 +154,13 @@ def upgd(sizes: tuple[int, ...], activation: str = "relu",
 
     Parameters
     ----------
-    sizes, activation, loss
-        As for `backprop`.
+    learner : Learner
+        Backprop, or one like it, with the optimiser `protected`.
     """
-    optimiser = Optimiser(
-        lambda params: {"utility": tree_map(torch.zeros_like, params)}, _protected,
-        {**sgd.settings, "utility_decay": 0.999, "weight_decay": 0.0, "noise": 1e-3}, "upgd")
-    plain = backprop(sizes, activation, loss, optimiser)
 
     def start(seed: Tensor) -> dict:
-        net = plain.start(seed)
+        net = learner.start(seed)
         past, draw = torch.zeros((), device=seed.device), (seed.clone(), torch.zeros_like(seed))
         return {**net, "memory": {**net["memory"], "weight_of_past": past, "noise": draw}}
 
-    return plain._replace(start=start)
+    return learner._replace(start=start, description=f"upgd {learner.description}")

@@ -21,6 +21,7 @@ class Criterion(NamedTuple):
     remembers: tuple[str, ...]  # names of what is kept of every unit, 0 at its birth
     judge: Callable  # watch, h, t, hyper -> watch, wanted [units], bool
     settings: dict[str, float]
+    check: Callable  # raises ValueError for a setting that cannot run
 
 
 def _dormant(watch: dict, h: Tensor, t: Tensor, hyper: dict) -> tuple[dict, Tensor]:
@@ -46,11 +47,36 @@ def _silent(watch: dict, h: Tensor, t: Tensor, hyper: dict) -> tuple[dict, Tenso
     return {"silence": silence, "firings": firings, "age": age}, wanted
 
 
+def _check(setting: dict) -> None:
+    if setting.get("reset_period", 1) < 1:
+        raise ValueError(f"reset_period {setting['reset_period']}: give 1 or more examples")
+    if not 0 < setting.get("rejection", 1) <= 1:
+        raise ValueError(f"rejection {setting['rejection']} is a probability: give one from "
+                         "above 0 to 1")
+    if setting.get("maturity_threshold", 1) < 1:
+        raise ValueError(f"maturity_threshold {setting['maturity_threshold']}: give 1 or more "
+                         "examples")
+
+
 CRITERIA = {
-    "redo": Criterion(("activity", "marked"), _dormant, {"reset_period": 1000.0, "dormancy": 0.025}),
+    "redo": Criterion(("activity", "marked"), _dormant,
+                      {"reset_period": 1000.0, "dormancy": 0.025}, _check),
     "self_normalised": Criterion(("silence", "firings", "age"), _silent,
-                                 {"rejection": 0.01, "maturity_threshold": 100.0}),
+                                 {"rejection": 0.01, "maturity_threshold": 100.0}, _check),
 }
+
+
+def criterion_named(name: str) -> Criterion:
+    """Find a criterion.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if name not in CRITERIA:
+        raise ValueError(f"criterion {name!r} is unknown: use one of {list(CRITERIA)}")
+    return CRITERIA[name]
 
 
 def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
@@ -79,11 +105,9 @@ def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
     ValueError
         If the criterion is unknown or there is no hidden layer.
     """
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion {criterion!r} is unknown: use one of {list(CRITERIA)}")
+    remembers, judge, own_settings, check = criterion_named(criterion)
     if len(sizes) < 3:
         raise ValueError(f"sizes {sizes}: resets need a hidden layer")
-    remembers, judge, own_settings = CRITERIA[criterion]
 
     def start(seed: Tensor) -> dict:
         params, now = initialise(seed, sizes, activation), torch.zeros_like(seed)
@@ -103,7 +127,7 @@ def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
         layers, chosen = [], []
         for watch, h in zip(net["watch"], features):
             watch, wanted = judge(watch, h, net["t"], hyper)
-            pick = (wanted.to(torch.uint8).argmax(), wanted.any())
+            pick = (wanted.float().argmax(), wanted.any())  # of bytes, compiled, it goes astray
             layers.append(newborn(watch, pick))
             chosen.append(pick)
         t = net["t"] + 1
@@ -115,16 +139,6 @@ def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
             "t": t,
             "fresh": fresh_weights(net["seed"], t, sizes, activation),
         }, score
-
-    def check(setting: dict) -> None:
-        if setting.get("reset_period", 1) < 1:
-            raise ValueError(f"reset_period {setting['reset_period']}: give 1 or more examples")
-        if not 0 < setting.get("rejection", 1) <= 1:
-            raise ValueError(f"rejection {setting['rejection']} is a probability: give one from "
-                             "above 0 to 1")
-        if setting.get("maturity_threshold", 1) < 1:
-            raise ValueError(f"maturity_threshold {setting['maturity_threshold']}: give 1 or more "
-                             "examples")
 
     description = f"resetting {criterion} {sizes} {activation} {loss.__name__} {optimiser.name}"
     return Learner(start, step, {**optimiser.settings, **own_settings}, description, sizes[-1],

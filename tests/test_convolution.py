@@ -8,11 +8,13 @@ from test_learners import double, one_line
 
 from dyndl_lite import bench, drivers, ensemble
 from dyndl_lite.backprop import adam, momentum
-from dyndl_lite.convolution import (Layout, conv_backprop, conv_continual_backprop, forward,
-                                    held_back_accuracy, initialise, renewed)
+from dyndl_lite.channels import conv_continual_backprop
+from dyndl_lite.convolution import (Layout, conv_backprop, forward, held_back_accuracy,
+                                    initialise)
 from dyndl_lite.fractals import Fractals
 from dyndl_lite.image_tasks import ClassPairs
 from dyndl_lite.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
+from dyndl_lite.renewal import renewed
 
 SEED = 3
 TINY = Layout(12, 2, (3, 4), (3, 2), (5,))  # the last convolution feeds its listeners from 2 x 2

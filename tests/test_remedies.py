@@ -11,7 +11,7 @@ from dyndl_lite import draws, ensemble, network
 from dyndl_lite.backprop import adam, backprop, cross_entropy, momentum, sgd
 from dyndl_lite.continual_backprop import continual_backprop
 from dyndl_lite.remedies import (clipped, decayed, decayed_to_start, l2, l2_init, noise, perturbed,
-                                 upgd)
+                                 protected, upgd)
 from dyndl_lite.streams import SlowlyChangingRegression
 
 SIZES = (6, 5, 4, 2)
@@ -110,7 +110,7 @@ def test_clipping_agrees_with_the_textbook():
 def test_upgd_agrees_with_the_textbook():
     X, Y = examples(1_000, 6, 2)
     hyper = {"step_size": 0.02, "utility_decay": 0.9, "weight_decay": 0.01, "noise": 0.1}
-    net, scores = live(upgd(SIZES), X, Y, **hyper)
+    net, scores = live(upgd(backprop(SIZES, optimiser=protected)), X, Y, **hyper)
     textbook = reference_remedies.UtilityProtected(SEED, SIZES, **hyper)
     np.testing.assert_allclose(scores, follow(textbook, X, Y), rtol=1e-5)
     assert_same_network(net, textbook, 1e-5)
@@ -118,7 +118,7 @@ def test_upgd_agrees_with_the_textbook():
 
 def test_upgd_spares_what_is_useful_and_stirs_the_rest():
     X, Y = np.zeros((300, 6)), np.zeros((300, 2))
-    net, _ = live(upgd((6, 2)), X, Y, noise=0.1, step_size=0.1)
+    net, _ = live(upgd(backprop((6, 2), optimiser=protected)), X, Y, noise=0.1, step_size=0.1)
     start = network.initialise(torch.tensor(SEED), (6, 2))
     moved = net["params"][0][0] - start[0][0]  # no gradient, so no utility: each step is noise
     expected = 0.1 * 0.1 * 300**0.5
@@ -151,7 +151,7 @@ def test_noise_is_nearly_normal_and_new_for_every_weight_and_time():
 @pytest.mark.parametrize("learner", [perturbed(backprop((20, 3, 1), optimiser=l2)),
                                      backprop((20, 3, 1), optimiser=l2_init),
                                      backprop((20, 3, 1), optimiser=clipped()),
-                                     upgd((20, 3, 1)),
+                                     upgd(backprop((20, 3, 1), optimiser=protected)),
                                      perturbed(continual_backprop((20, 3, 1))),
                                      continual_backprop((20, 3, 1), optimiser=decayed(adam))],
                          ids=lambda learner: learner.description.split(" (")[0])

@@ -1,0 +1,172 @@
+"""The remedies that `record_remedies.py` compares, and the values that it sweeps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from record_image_classes import problem as class_pairs
+
+from dyndl_lite import diagnostics, hidden_layers
+from dyndl_lite.backprop import adam, backprop, momentum
+from dyndl_lite.channels import conv_continual_backprop, conv_resetting
+from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.convolution import conv_backprop
+from dyndl_lite.hidden_layers import backprop_with
+from dyndl_lite.image_layers import conv_backprop_with, held_back_probe
+from dyndl_lite.remedies import (clipped, decayed, decayed_to_start, l2, l2_init, perturbed,
+                                 protected, upgd)
+from dyndl_lite.renewal import renewed
+from dyndl_lite.resets import heads_reset, resetting
+
+# What is swept, for slowly-changing regression, permuted digits, and pairs of image classes.
+STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.015, 0.03, 0.06],
+         "image_pairs": [0.01, 0.03]}
+# Where activities are normalised or gradients damped, the best step size may be a larger one.
+LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
+          "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1]}
+ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "permuted_digits": [3e-4, 1e-3, 3e-3, 1e-2],
+        "image_pairs": [3e-4, 1e-3, 3e-3]}
+DECAYS = {"scr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1], "permuted_digits": [3e-4, 1e-3, 3e-3, 1e-2],
+          "image_pairs": [1e-4, 1e-3, 1e-2]}
+NOISES = {"scr": [1e-4, 1e-3, 1e-2], "permuted_digits": [1e-3, 3e-3], "image_pairs": [1e-4, 1e-3]}
+CHANGES = {"scr": 10_000, "permuted_digits": 1_797}  # examples from one to the next
+PERIODS = {"scr": [100, 1_000, 10_000], "permuted_digits": [1_000, 10_000],
+           "image_pairs": [50, 500]}
+DORMANCIES = {"scr": [0.025, 0.1, 0.3], "permuted_digits": [0.0, 0.025, 0.1],
+              "image_pairs": [0.025, 0.1]}
+REJECTIONS = {"scr": [1e-1, 1e-2, 1e-4], "permuted_digits": [1e-2, 1e-4, 1e-8],
+              "image_pairs": [1e-2, 1e-4]}
+THRESHOLDS = {"scr": [100, 1_000], "permuted_digits": [100, 1_000], "image_pairs": [10]}
+
+
+class Remedy(NamedTuple):
+    """A learner, its sweep, and how to look inside it."""
+
+    make: Callable  # sizes, or a layout, and loss -> Learner
+    sweep: Callable  # problem name -> values
+    probe: Callable = diagnostics.probe
+
+
+def with_steps(**more) -> Callable:
+    """Give the sweep of the step size with the values of other settings."""
+    return lambda problem: {"step_size": STEPS[problem], **more}
+
+
+def with_decays(problem: str) -> dict:
+    """Give the sweep of the step size and of the weight decay."""
+    return {"step_size": STEPS[problem], "weight_decay": DECAYS[problem]}
+
+
+def with_larger_steps(**more) -> Callable:
+    """Give the same with larger step sizes added."""
+    return lambda problem: {"step_size": LARGER[problem], **more}
+
+
+def of_kind(kind: str, **more) -> Remedy:
+    """Give a remedy that changes the hidden layers."""
+    return Remedy(lambda sizes, loss: backprop_with(kind, sizes, loss=loss),
+                  with_larger_steps(**more), lambda: hidden_layers.probe(kind))
+
+
+def descent(optimiser, sweep: Callable) -> Remedy:
+    """Give a remedy that changes the optimiser."""
+    return Remedy(lambda sizes, loss: backprop(sizes, loss=loss, optimiser=optimiser), sweep)
+
+
+def replacing(criterion: str, sweep: Callable) -> Remedy:
+    """Give a remedy that replaces units."""
+    return Remedy(lambda sizes, loss: resetting(sizes, criterion, loss=loss), sweep)
+
+
+def dormant(problem: str) -> dict:
+    """Give the sweep of ReDo."""
+    return {"step_size": STEPS[problem], "reset_period": PERIODS[problem],
+            "dormancy": DORMANCIES[problem]}
+
+
+def silent(problem: str) -> dict:
+    """Give the sweep of self-normalised resets."""
+    return {"step_size": STEPS[problem], "rejection": REJECTIONS[problem],
+            "maturity_threshold": THRESHOLDS[problem]}
+
+
+def stirred(problem: str) -> dict:
+    """Give the sweep of shrink and perturb."""
+    return {"step_size": STEPS[problem], "weight_decay": DECAYS[problem][1:-1],
+            "noise": NOISES[problem]}
+
+
+def adams(problem: str) -> dict:
+    """Give the sweep of Adam's step size."""
+    return {"step_size": ADAM[problem]}
+
+
+def proper(problem: str) -> dict:
+    """Give the same, with the two memories of one length."""
+    return {"step_size": ADAM[problem], "beta_1": [0.99], "beta_2": [0.99]}
+
+
+REMEDIES = {
+    "bp": Remedy(lambda sizes, loss: backprop(sizes, loss=loss), with_larger_steps()),
+    "cbp": Remedy(lambda sizes, loss: continual_backprop(sizes, loss=loss),
+                  with_steps(replacement_rate=[1e-5, 1e-4, 1e-3])),
+    "l2": descent(l2, with_decays),
+    "shrink_perturb": Remedy(
+        lambda sizes, loss: perturbed(backprop(sizes, loss=loss, optimiser=l2)),
+        stirred),
+    "dropout": of_kind("dropout", dropout=[0.01, 0.1, 0.3]),
+    "online_norm": of_kind("online_norm", forward_decay=[0.99, 0.999], backward_decay=[0.9, 0.99]),
+    "layer_norm": of_kind("layer_norm"),
+    "adam": descent(adam, adams),
+    "adam_proper": descent(adam, proper),
+    "head_reset": Remedy(lambda sizes, loss: heads_reset(backprop(sizes, loss=loss)),
+                         lambda problem: {"step_size": LARGER[problem],
+                                          "reset_period": [CHANGES[problem]]}),
+    "l2_init": descent(l2_init, with_decays),
+    "redo": replacing("redo", dormant),
+    "self_normalised": replacing("self_normalised", silent),
+    "upgd": Remedy(lambda sizes, loss: upgd(backprop(sizes, loss=loss, optimiser=protected)),
+                   lambda problem: {"step_size": STEPS[problem][-3:],
+                                    "weight_decay": [0.0, DECAYS[problem][1]],
+                                    "noise": [1e-3, 1e-2, 1e-1]}),
+    "crelu": of_kind("crelu"),
+    "clipping": descent(clipped(), with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
+}
+
+
+
+def of_images(make: Callable, sweep: Callable, kind: str = "plain") -> Remedy:
+    """Give a remedy for pairs of classes, where all learners but one get new heads (notebook 03)."""
+    return Remedy(lambda layout, loss: renewed(make(layout), layout, class_pairs().begins, "heads"),
+                  sweep, lambda: held_back_probe(kind))
+
+
+def descending(optimiser, sweep: Callable) -> Remedy:
+    """Give one that changes the optimiser, which is momentum otherwise."""
+    return of_images(lambda layout: conv_backprop(layout, optimiser), sweep)
+
+
+def of_image_kind(kind: str, **more) -> Remedy:
+    """Give one that changes the hidden layers."""
+    return of_images(lambda layout: conv_backprop_with(kind, layout), with_steps(**more), kind)
+
+
+IMAGE_REMEDIES = {
+    "bp": descending(momentum, with_steps()),
+    "cbp": of_images(conv_continual_backprop, with_steps(replacement_rate=[3e-4, 1e-3])),
+    "l2": descending(decayed(momentum), with_decays),
+    "shrink_perturb": of_images(
+        lambda layout: perturbed(conv_backprop(layout, decayed(momentum))), stirred),
+    "dropout": of_image_kind("dropout", dropout=[0.01, 0.1]),
+    "layer_norm": of_image_kind("layer_norm"),
+    "adam": descending(adam, adams),
+    "adam_proper": descending(adam, proper),
+    "heads_kept": Remedy(lambda layout, loss: conv_backprop(layout), with_steps(),
+                         held_back_probe),
+    "l2_init": descending(decayed_to_start(momentum), with_decays),
+    "redo": of_images(lambda layout: conv_resetting(layout, "redo"), dormant),
+    "self_normalised": of_images(lambda layout: conv_resetting(layout, "self_normalised"), silent),
+    "upgd": of_images(lambda layout: upgd(conv_backprop(layout, protected)),
+                      lambda problem: {"step_size": [0.03, 0.1], "noise": [1e-3, 1e-2]}),
+    "crelu": of_image_kind("crelu"),
+    "clipping": descending(clipped(momentum), with_steps(clip=[2.0, 4.0])),
+}
