@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from record_image_classes import COLUMNS, TABLE
+from record_image_classes import COLUMNS, HERE, TABLE
 
 from dyndl_lite import drivers, ensemble, provenance
 from dyndl_lite.fractals import Fractals
@@ -21,30 +21,29 @@ from dyndl_lite.image_tasks import GrowingClasses
 from dyndl_lite.incremental import held_back_accuracy, incremental, residual_continual_backprop
 from dyndl_lite.residual import Layout
 
-PROBLEM, RUNS, LOOKS = "fractals_added", 6, 1
-STREAM = GrowingClasses(Fractals(12, images=100), train=40, held_back=60, minibatch=40, epochs=25,
-                        together=2, tasks=10)
+PROBLEM, RUNS = "fractals_added", 5
+STREAM = GrowingClasses(Fractals(12, images=90, lighter=0.5, noise=0.05), train=30, held_back=60,
+                        minibatch=30, epochs=20, together=2, tasks=10)
 LAYOUT = Layout(STREAM.outputs, (8, 16), 1)
 # learner: sweep. Without replacement continual backprop is backprop.
 LEARNERS = {
     "backprop": {"replacement_rate": 0.0},
-    "continual_backprop": {"replacement_rate": [3e-4, 1e-3, 3e-3], "maturity_threshold": 100.0},
+    "continual_backprop": {"replacement_rate": [3e-4, 3e-3], "maturity_threshold": 100.0},
     "backprop_from_scratch": {"replacement_rate": 0.0, "from_scratch": 1.0},
 }
 
 
 def record(who: str) -> pd.DataFrame:
     """Run all settings of one learner."""
-    drivers.WORTH_COMPILING = STREAM.steps + 1  # to compile the step would take longer than to take all
+    drivers.WORTH_COMPILING = STREAM.steps + 1  # compiling the step would take longer than the run
     learner = incremental(residual_continual_backprop(LAYOUT), STREAM)
     sweep = LEARNERS[who]
     frame = ensemble.run(STREAM, {who: (learner, sweep)}, range(RUNS), STREAM.steps,
                          STREAM.task_length, probe=held_back_accuracy,
-                         folder=TABLE.parent.parent.parent / "build/record/added_classes")
+                         folder=HERE.parent / "build/record/added_classes")
     frame["task"] = [STREAM.together * (STREAM.task(step - 1)[0] + 1) for step in frame.step]
-    shown = [name for name in ("step_size", "weight_decay", "replacement_rate") if name != "replacement_rate" or who == "continual_backprop"]
-    frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(shown, row))
-                        for row in frame[shown].itertuples(index=False)]
+    frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(sweep, row))
+                        for row in frame[list(sweep)].itertuples(index=False)]
     rows = frame.groupby(["setting", "seed", "task"], sort=False).test_accuracy.max()
     rows = rows.reset_index(name="value")
     return rows.assign(problem=PROBLEM, units=sum(LAYOUT.channels) * LAYOUT.blocks, learner=who,

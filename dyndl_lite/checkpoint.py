@@ -9,10 +9,11 @@ import torch
 from dyndl_lite.files import atomic
 
 # The code that decides a trajectory: a checkpoint of other code is not continued.
-_MODULES = ("backbone", "backprop", "continual_backprop", "convolution", "decentralised", "draws",
-            "drivers", "dynamic", "ensemble", "fractals", "fringe", "growth", "hidden_layers",
-            "image_tasks", "incremental", "learning", "network", "recurring", "remedies", "residual",
-            "resets", "step_sizes", "streams", "tracking")
+_MODULES = ("backbone", "backprop", "channels", "continual_backprop", "convolution",
+            "decentralised", "draws", "drivers", "dynamic", "ensemble", "fractals", "fringe",
+            "growth", "hidden_layers", "image_layers", "image_tasks", "incremental", "learning",
+            "network", "recurring", "remedies", "renewal", "resets", "residual", "step_sizes",
+            "streams", "tracking")
 # Read at import: what runs, even if a file is edited meanwhile.
 _CODE = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _MODULES)
 
