@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_image_files import archive
 from test_learners import double, one_line
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -9,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from dyndl_lite import drivers, ensemble
 from dyndl_lite.backprop import Learner
 from dyndl_lite.fractals import Fractals
+from dyndl_lite.image_files import Cifar100
 from dyndl_lite.image_tasks import GrowingClasses
 from dyndl_lite.incremental import (held_back_accuracy, incremental, replaced, residual_backprop,
                                     residual_continual_backprop)
@@ -152,7 +154,11 @@ def test_outputs_of_classes_to_come_take_no_part():
 
 
 def test_resnet_18():
-    params, norms = tree_map(lambda a: a.shape, initialise(SEED, Layout(100)))
+    params, norms = initialise(SEED, Layout())
+    output, features, _ = forward(params, norms, torch.randn(2, 3, 32, 32))
+    assert output.shape == (2, 100) and torch.isfinite(output).all()
+    assert [h.shape[1:] for h in features[::2]] == [(64, 1024), (128, 256), (256, 64), (512, 16)]
+    params = tree_map(lambda a: a.shape, params)
     shapes = [conv[0][0] for conv in convolutions(params)]
     assert len(shapes) == 20 and sum(shape[-1] == 3 for shape in shapes) == 17  # the head is the 18th
     assert shapes[0] == (64, 3, 3, 3) and shapes[-1] == (512, 512, 3, 3)
@@ -327,6 +333,21 @@ def test_one_by_one_is_the_eager_loop(monkeypatch):
     torch.testing.assert_close(scores, other_scores)
     for a, b in zip(tree_leaves(nets["params"]), tree_leaves(others["params"]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_published_experiment_begins_on_cifar_100(tmp_path, monkeypatch):
+    """The whole stream of the paper, from an archive of that form; only the network is small."""
+    monkeypatch.setattr(drivers, "_compile", lambda function, options: function)
+    archive(tmp_path, monkeypatch)
+    stream = GrowingClasses(Cifar100(tmp_path), train=500, held_back=100, minibatch=100, epochs=200,
+                            tasks=20, augmented=True)
+    assert stream.outputs == 100 and stream.task_length == 5_000 and stream.steps == 1_050_000
+    learner = incremental(residual_continual_backprop(Layout(100, (2,), 1)), stream)
+    frame = ensemble.run(stream, {"it": (learner, {})}, [0], 3, 3, device="cpu",
+                         probe=held_back_accuracy)
+    assert frame.accuracy.between(0, 1).all() and frame.test_accuracy.between(0, 1).all()
+    X, Y = stream.test(torch.tensor([0]), 5_000)
+    assert X.shape == (1, 500, 3, 32, 32) and Y[0].bincount().tolist() == 5 * [100]
 
 
 def test_a_run_learns_and_is_tested_on_what_was_held_back(tmp_path):
