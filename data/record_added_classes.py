@@ -4,7 +4,8 @@
 
 Adds to data/results/image_classes.csv the problem fractals_added: a small residual network, some
 classes of fractals more at each increment. One row a measurement: task is the number of classes so
-far, value the best test accuracy within that increment. Goes on after an interruption from its
+far, value the best test accuracy within that increment, or the training accuracy over its last
+minibatches (as many as the first increment has). Goes on after an interruption from its
 checkpoints under build/record/added_classes/.
 """
 
@@ -44,10 +45,11 @@ def record(who: str) -> pd.DataFrame:
     frame["task"] = [STREAM.together * (STREAM.task(step - 1)[0] + 1) for step in frame.step]
     frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(sweep, row))
                         for row in frame[list(sweep)].itertuples(index=False)]
-    rows = frame.groupby(["setting", "seed", "task"], sort=False).test_accuracy.max()
-    rows = rows.reset_index(name="value")
-    return rows.assign(problem=PROBLEM, units=sum(LAYOUT.channels) * LAYOUT.blocks, learner=who,
-                       metric="test_accuracy")[COLUMNS]
+    increments = frame.groupby(["setting", "seed", "task"], sort=False)
+    rows = pd.concat({"test_accuracy": increments.test_accuracy.max(),
+                      "training_accuracy": increments.accuracy.last()}, names=["metric"])
+    return rows.reset_index(name="value").assign(
+        problem=PROBLEM, units=sum(LAYOUT.channels) * LAYOUT.blocks, learner=who)[COLUMNS]
 
 
 def main() -> None:
@@ -61,7 +63,7 @@ def main() -> None:
                         command=f"python data/record_added_classes.py {who}",
                         seconds=round(time.monotonic() - begin))
         for setting, values in rows.groupby("setting", sort=False):
-            last = values[values.task == values.task.max()].value
+            last = values[(values.task == values.task.max()) & (values.metric == "test_accuracy")].value
             print(f"{who} {setting}: {last.mean():.3f} +- {last.sem():.3f} at the end", flush=True)
 
 

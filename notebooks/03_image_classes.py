@@ -51,7 +51,7 @@ added_train = 30  # images a class to learn from
 added_held_back = 60  # images a class to test on
 added_minibatch = 30  # images a step
 augmented = False  # whether they are mirrored and shifted at random while learning
-grown = 4  # times that new classes are added
+grown = 3  # times that new classes are added
 new_classes = 2  # how many each time
 grown_epochs = 20  # times that each image is shown before the next are added
 added_step_size = 0.1  # at the beginning of each increment
@@ -357,12 +357,13 @@ setting = {"step_size": added_step_size, "replacement_rate": 0.0, "maturity_thre
 added = ensemble.run(
     growing,
     {
-        "backprop": (learner, setting),
-        "continual backprop": (learner, {**setting, "replacement_rate": added_rate}),
+        "continual backprop": (learner, {**setting, "replacement_rate": [0.0, added_rate]}),
         "backprop from scratch": (learner, {**setting, "from_scratch": 1.0}),
     },
     range(seed, seed + added_runs), growing.steps, growing.task_length, probe=added_accuracy,
     folder=checkpoints / "added")
+added.loc[(added.replacement_rate == 0) & (added.from_scratch == 0), "learner"] = "backprop"
+added = added.sort_values(["learner", "seed", "step"])
 added["classes"] = [new_classes * (growing.task(step - 1)[0] + 1) for step in added.step]
 provenance.save_table(added, out, "added")
 
@@ -385,7 +386,8 @@ def beside_scratch(best, ax, title):
 
 best = added.groupby(["learner", "seed", "classes"], sort=False).test_accuracy.max()
 recorded = pd.read_csv("../data/results/image_classes.csv")
-recorded = recorded[recorded.problem == "fractals_added"].rename(columns={"task": "classes"})
+recorded = recorded.query("problem == 'fractals_added' and metric == 'test_accuracy'")
+recorded = recorded.rename(columns={"task": "classes"})
 rate = recorded.setting.str.extract("replacement_rate=([0-9.e-]+)")[0]
 recorded["learner"] = recorded.learner.str.replace("_", " ") + np.where(
     recorded.learner == "continual_backprop", ", rate " + rate, "")
@@ -409,6 +411,16 @@ reached = pd.concat({"now": best, "recorded": long}, names=["run"]).rename("test
 reached.groupby(["run", "learner", "classes"]).mean().unstack("classes").round(3)
 
 # %% [markdown]
+# In the recorded run (`python data/record_added_classes.py`: ten increments, 20 classes, five runs)
+# what was learned before *helps*, from the second increment to the last: with 20 classes backprop
+# tests 0.14 better than from scratch (0.07 to 0.21). The record's training accuracies say why. In the
+# 20 epochs of an increment a new network gets to 85 %; one that goes on has long reached 100 %. Where a
+# start from nothing has no time to finish, it is no measure of what was lost. Continual backprop, at
+# both rates, is level with backprop (differences at 20 classes: -0.02 to 0.01 and -0.03 to 0.02). So
+# this is the experiment but not the published result, in which backprop falls below a new network
+# before the hundredth class: there an increment has 200 epochs, and the paper profile runs that.
+
+# %% [markdown]
 # ## What to make of it
 #
 # The published curve is here, at a fraction of its length, for these step sizes are larger. At 0.07
@@ -424,9 +436,10 @@ reached.groupby(["run", "learner", "classes"]).mean().unstack("classes").round(3
 # gain is robustness to the step size, not a better best; Nature's 2 000 tasks of
 # photographs go on for longer.
 #
-# The warm start and the added classes say the same in fewer words. A network that has learned
-# something is worse at learning more than one that has learned nothing, on the same data and with as
-# many steps or more. Shrinking the weights and stirring them restores what was lost.
+# The warm start says the same in fewer words. A network that has learned something is worse at
+# learning more than one that has learned nothing, on the same data and with as many steps or more.
+# Shrinking the weights and stirring them restores what was lost. The added classes do not say it at this
+# scale: there a network that goes on is ahead of one that starts again, because it has had more time.
 #
 # **Exercises.** (1) Give continual backprop the step size at which backprop fails. From which
 # replacement rate on does it survive? (2) Make the classes harder to tell apart:
