@@ -332,9 +332,9 @@ plots.source(residual.forward)
 # Continual backprop replaces the channels *within* a block, those that $w_1$ makes and $w_2$ alone
 # listens to: their outgoing weights become zero, and the scale, shift, running mean and variance of
 # their batch norm begin anew. What comes *out* of a block passes over shortcuts to all later blocks,
-# so no single layer of weights could be set to zero to silence it; we leave it alone. (The authors' released
-# code replaces those channels too, and silences them in the next convolution only.) As in the release,
-# outputs of classes that are yet to come take no part in a prediction.
+# so no single layer of weights could be set to zero to silence it; we leave it alone. (The authors'
+# released code replaces those channels too, and silences them in the next convolution only.) As in
+# the release, outputs of classes that are yet to come take no part in a prediction.
 #
 # Each increment begins with a large step size, which falls to a fifth after 30, 60 and 80 % of it, as
 # published. Momentum 0.9; weight decay on everything. What differs from the published protocol also at
