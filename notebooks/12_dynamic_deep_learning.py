@@ -365,9 +365,10 @@ paired.round(4)
 #   show nothing elsewhere.
 # * With one output, utility and contribution are the same thing; with ten, *sharing each output out* made
 #   no difference on digits. It stays for the ledger's sake (notebook 09), not for the accuracy.
-# * **Shadow weights** do nothing that these runs could show, on none of the problems, whether of one
-#   size or regressed, with the hungriest master or a random one: a newcomer may be heard at once here,
-#   and from then on the real weight teaches it what the shadow would have taught (a conjecture). What
+# * **Shadow weights** do nothing that these runs could show, whether of one size or regressed, with the
+#   hungriest master or a random one, but that on digits those of one size cost three hundredths of a point
+#   (0.01 to 0.05): a newcomer may be heard at once here, and from then on the real weight teaches it
+#   what the shadow would have taught (a conjecture). What
 #   does not earn its place is off by default: `shadow` is 0.
 #
 # **Exercises.** (1) Give the net room for 5 units. What does the fringe cost then? (2) Watch the
