@@ -137,7 +137,8 @@ class Lives:
         self.hypers = {name: torch.tensor([float(s[name]) for s in self.settings])
                        for name in agent.settings}
         over_seeds = vmap(start, in_dims=(0, None))
-        self.lives = vmap(over_seeds, in_dims=(None, 0))(self.seeds, self.hypers)
+        lives = vmap(over_seeds, in_dims=(None, 0))(self.seeds, self.hypers)
+        self.lives = tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), lives)
         kind = drivers.choose(torch.device("cpu"), self.lives, steps)
         self.advance = drivers.make(kind, ensemble.batched(step))
         self.t = 0
