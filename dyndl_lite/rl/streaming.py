@@ -167,37 +167,35 @@ def epsilon_greedy(q: Tensor, hyper: dict, seed: Tensor, t: Tensor) -> tuple:
 
 
 def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
-              replacing: bool = False) -> Agent:
+              replacing: bool = False, reals: int = 1) -> Agent:
     """Make an actor and a critic, two networks that learn from the same TD error.
 
-    The actor chooses among `actions` by a softmax; with 0 of them it draws one real number from
-    a normal distribution, of which it gives mean and deviation (softplus).
+    The actor chooses among `actions` by a softmax; with 0 of them it draws `reals` real numbers from
+    normal distributions, of which it gives means and deviations (softplus).
 
     Settings beside the kit's: ``kappa_policy``, and ``entropy``, the weight of an entropy bonus
     (times the sign of delta, as the step is multiplied by delta).
     """
-    critic_sizes, actor_sizes = (inputs, *hidden, 1), (inputs, *hidden, actions or 2)
+    critic_sizes = (inputs, *hidden, 1)
+    actor_sizes = (inputs, *hidden, actions or 2 * reals)
+    log_p_of = log_probability if actions else log_density
 
     def value(params, x, hyper):
         output, features = kit.forward(params, x, hyper["layer_norm"])
         return output[0], features
-
-    def policy(params, x, hyper):
-        return kit.forward(params, x, hyper["layer_norm"])
 
     def start(seed, hyper):
         return {"critic": _net(seed, critic_sizes, hyper, replacing, 0),
                 "actor": _net(seed, actor_sizes, hyper, replacing, 1)}
 
     def act(mind, hyper, x, seed, t):
-        output, _ = policy(mind["actor"]["params"], x, hyper)
+        output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
         v, _ = value(mind["critic"]["params"], x, hyper)
-        u = draws.uniform(seed, draws.ACTION, t, torch.arange(2, device=seed.device))
+        u = draws.uniform(seed, draws.ACTION, t, torch.arange(2 * reals, device=seed.device))
         if actions:
-            edges = torch.softmax(output, 0).cumsum(0)
-            action = (u[0] >= edges[:-1]).sum()
+            action = (u[0] >= torch.softmax(output, 0).cumsum(0)[:-1]).sum()
         else:
-            action = output[0] + _softplus(output[1]) * _normal(u)
+            action = output[:reals] + _softplus(output[reals:]) * _normal(u[:reals], u[reals:])
         return action, v > torch.inf, v
 
     def learn(mind, hyper, seen, seed, t):
@@ -207,8 +205,8 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         decay = hyper["discount"] * hyper["trace_decay"]
 
         def objective(params):
-            output, features = policy(params, seen["x"], hyper)
-            log_p, entropy = (_of_softmax if actions else _of_normal)(output, seen["action"])
+            output, features = kit.forward(params, seen["x"], hyper["layer_norm"])
+            log_p, entropy = log_p_of(output, seen["action"])
             return log_p + hyper["entropy"] * torch.sign(delta) * entropy, features
 
         same = dict(delta=delta, decay=decay, over=seen["over"], hyper=hyper, seed=seed, t=t)
@@ -226,20 +224,23 @@ def _softplus(z: Tensor) -> Tensor:
     return torch.clamp(z, min=0) + torch.log1p(torch.exp(-z.abs()))
 
 
-def _normal(u: Tensor) -> Tensor:
-    """One standard normal number from two uniform ones (Box and Muller 1958)."""
-    return torch.sqrt(-2 * torch.log(1 - u[0])) * torch.cos(2 * math.pi * u[1])
+def _normal(u: Tensor, v: Tensor) -> Tensor:
+    """Standard normal numbers from uniform ones (Box and Muller 1958)."""
+    return torch.sqrt(-2 * torch.log(1 - u)) * torch.cos(2 * math.pi * v)
 
 
-def _of_softmax(output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of an action, and the entropy."""
+def log_probability(output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of an action under a softmax, and the entropy."""
     log_p = torch.log_softmax(output, 0)
     chosen = torch.arange(output.shape[0], device=output.device) == action
     return torch.where(chosen, log_p, 0.0).sum(), -(log_p.exp() * log_p).sum()
 
 
-def _of_normal(output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    deviation = _softplus(output[1])
-    log_p = (-0.5 * ((action - output[0]) / deviation) ** 2 - torch.log(deviation)
-             - 0.5 * math.log(2 * math.pi))
-    return log_p, torch.log(deviation) + 0.5 + 0.5 * math.log(2 * math.pi)
+def log_density(output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-density of an action [reals] under normal distributions, and the entropy."""
+    mean, deviation = output[:action.shape[0]], _softplus(output[action.shape[0]:])
+    log_p = -0.5 * ((action - mean) / deviation) ** 2 - torch.log(deviation) - _HALF_LOG_2_PI
+    return log_p.sum(), (torch.log(deviation) + 0.5 + _HALF_LOG_2_PI).sum()
+
+
+_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)

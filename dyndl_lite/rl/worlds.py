@@ -202,7 +202,7 @@ mountain_car = World(
 
 def _pendulum_move(body, action, p):
     angle, w = body
-    torque = 2 * action.clamp(-1, 1)
+    torque = 2 * action.reshape(()).clamp(-1, 1)
     off = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
     cost = off**2 + 0.1 * w**2 + 0.001 * torque**2
     w = w + 0.05 * (3 * p["gravity"] / (2 * p["length"]) * torch.sin(angle)
