@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import draws
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import kit, lives, simulators
+from dyndl_lite.rl import kit, lives, simulators, speed
 from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
 from dyndl_lite.rl.streaming import (log_density, log_probability, stream_ac, stream_q, stream_td)
 from dyndl_lite.rl.worlds import cart_pole, pendulum, signed_permutation
@@ -295,3 +295,25 @@ def test_the_pendulum_is_swung_by_real_numbers():
     reports = these.live(5)
     assert torch.isfinite(reports).all() and (reports[..., 0] < 0).all()
     assert draws.ACTION != draws.EXPLORE
+
+
+def test_the_plain_loop_of_the_bench_learns_as_ours_does():
+    plain, agent, seed = speed.PlainStreamQ(), stream_q(4, 2), torch.tensor(0)
+    hyper, g = hyper_of(agent), torch.Generator().manual_seed(0)
+    mind = agent.start(seed, hyper)
+    with torch.no_grad():
+        for layer, (W, b) in zip(plain.layers, mind["critic"]["params"]):
+            layer.weight.copy_(W), layer.bias.copy_(b)
+    for t in range(40):
+        seen = transition(over=t % 7 == 6, terminal=t % 14 == 6, explored=t % 5 == 0) | {
+            "x": torch.randn(4, generator=g), "next_x": torch.randn(4, generator=g)}
+        mind = agent.learn(mind, hyper, seen, seed, torch.tensor(t))
+        plain.learn(seen["x"], 1, 2.0, seen["next_x"], bool(seen["terminal"]), bool(seen["over"]),
+                    bool(seen["explored"]))
+    for layer, (W, b) in zip(plain.layers, mind["critic"]["params"]):
+        torch.testing.assert_close(layer.weight.detach(), W, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(layer.bias.detach(), b, rtol=1e-3, atol=1e-5)
+    plain.live(200)
+    row, = speed.measure(rounds=1, quick=True)
+    assert (row["learner"], row["runs"]) == ("stream_q", 30)
+    assert row["ratio"] == pytest.approx(row["rate"] / row["loop_rate"]) and row["ratio"] > 0
