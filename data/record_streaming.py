@@ -21,7 +21,7 @@ import pandas as pd
 from dyndl_lite import provenance
 from dyndl_lite.rl import kit, lives, simulators, worlds
 from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
-from dyndl_lite.rl.streaming import stream_ac, stream_q, stream_td
+from dyndl_lite.rl.streaming import stream_ac, stream_q
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/rl.csv"
@@ -34,13 +34,10 @@ PERIOD = 40_000  # steps between two changes
 
 
 def variants(name: str, **more) -> dict[str, dict]:
-    """Give the kit, the kit without each of its parts, and nothing of it."""
-    off = {"bound": {"bounded": 0.0, "step_size": [0.03, 0.01, 0.003, 0.001]},
-           "sparse weights": {"sparsity": 0.0}, "layer norm": {"layer_norm": 0.0},
-           "scaled observations": {"normalise": 0.0}, "scaled rewards": {"scale_rewards": 0.0},
-           "traces": {"trace_decay": 0.0}, **more}
+    """Give the kit, nothing of it, and the kit without each of its parts."""
     return {f"stream {name}": {}, f"classic {name}": {**kit.CLASSIC, "step_size": STEPS},
-            **{f"stream {name} without {part}": values for part, values in off.items()}}
+            **{f"stream {name} without {part}": values
+               for part, values in (kit.ABLATIONS | more).items()}}
 
 
 def renewed(name: str) -> dict[str, dict]:

@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from dyndl_lite.rl.worlds import WORLDS, cart_pole, signed_permutation, slipped
+from dyndl_lite.rl.worlds import WORLDS, cart_pole, mackey_glass, signed_permutation, slipped
 
 # Where gymnasium keeps what our physics are called.
 NAMES = {
@@ -125,3 +125,17 @@ def test_slipped_physics_lie_in_their_range():
     assert factor.min() > -2 and factor.max() < 2 and abs(factor.mean()) < 0.2
     usual = slipped(seeds[0], 0, cart_pole.physics, {"force": (0.25, 4)})
     assert {k: float(v) for k, v in usual.items()} == pytest.approx(cart_pole.physics)
+
+
+def test_the_series_of_mackey_and_glass():
+    state = mackey_glass.start(torch.rand(4))
+    x = list(reversed(state["body"].double().tolist()))  # oldest first
+    for t in range(400):
+        x.append(x[-1] + 0.2 * x[-18] / (1 + x[-18] ** 10) - 0.1 * x[-1])
+        state, reward, terminal, truncated = mackey_glass.step(state, torch.tensor(0))
+        assert not terminal and not truncated
+        if t < 60:  # later chaos takes over
+            assert float(reward) == pytest.approx(x[-1], rel=1e-4)
+            seen = [x[-1], x[-7], x[-13], x[-18]]
+            assert mackey_glass.observe(state).tolist() == pytest.approx(seen, rel=1e-4)
+    assert 0.2 < min(x[50:]) < 0.6 and 1.1 < max(x[50:]) < 1.5

@@ -31,6 +31,15 @@ SETTINGS = {
 #: The same learner as textbooks have it: with traces, and with nothing of the kit.
 CLASSIC = {"bounded": 0.0, "sparsity": 0.0, "layer_norm": 0.0, "normalise": 0.0,
            "scale_rewards": 0.0}
+#: The kit without one of its parts. Where steps are not bounded their size has to be found.
+ABLATIONS = {
+    "bound": {"bounded": 0.0, "step_size": [0.03, 0.01, 0.003, 0.001]},
+    "sparse weights": {"sparsity": 0.0},
+    "layer norm": {"layer_norm": 0.0},
+    "scaled observations": {"normalise": 0.0},
+    "scaled rewards": {"scale_rewards": 0.0},
+    "traces": {"trace_decay": 0.0},
+}
 
 
 def sparse_row(seed: Tensor, fan_in: int, sparsity: Tensor, *where: Tensor | int) -> Tensor:

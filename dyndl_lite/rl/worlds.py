@@ -216,5 +216,19 @@ pendulum = World(
     place=lambda draw: torch.stack([_between(-math.pi, math.pi, draw[0]), _between(-1, 1, draw[1])]),
     move=_pendulum_move, see=lambda s: torch.stack([torch.cos(s[0]), torch.sin(s[0]), s[1]]))
 
-#: All of them by name.
+# A world to be predicted, where no action has an effect: its reward is the next value of the series
+# of Mackey and Glass (1977), delay 17, and four of its last values are observed.
+
+def _series_move(past, action, p):
+    delayed = past[-1]
+    value = past[0] + p["gain"] * delayed / (1 + delayed**10) - p["decay"] * past[0]
+    return torch.cat([value[None], past[:-1]]), value, value > torch.inf
+
+
+mackey_glass = World(
+    "Mackey-Glass series", 4, 1, 10**9, {"gain": 0.2, "decay": 0.1},
+    place=lambda draw: 0.7 + 0.5 * draw[0] + 0.1 * torch.sin(torch.arange(18.0) * (1 + draw[1])),
+    move=_series_move, see=lambda past: torch.stack([past[0], past[6], past[12], past[17]]))
+
+#: gymnasium's, by name.
 WORLDS = {world.name: world for world in (cart_pole, acrobot, mountain_car, pendulum)}
