@@ -133,7 +133,7 @@ def test_a_time_limit_is_bootstrapped_and_an_end_is_not(who):
     mind = agent.start(seed, hyper)
     mind["critic"]["params"][-1] = (mind["critic"]["params"][-1][0],
                                     torch.full_like(mind["critic"]["params"][-1][1], 3.0))
-    after = {name: agent.learn(mind, hyper, transition(**changed), seed, t)["critic"]
+    after = {name: agent.learn(mind, hyper, transition(**changed), seed, t)[0]["critic"]
              for name, changed in {"on": {}, "cut": {"over": True},
                                    "end": {"over": True, "terminal": True}}.items()}
     same = [torch.equal(a, b) for a, b in zip(tree_leaves(after["on"]["params"]),
@@ -147,14 +147,14 @@ def test_a_time_limit_is_bootstrapped_and_an_end_is_not(who):
 def test_exploration_cuts_before_it_is_learned_from():
     agent, seed, t = AGENTS["q"], torch.tensor(1), torch.tensor(0)
     hyper = hyper_of(agent)
-    mind = agent.learn(agent.start(seed, hyper), hyper, transition(), seed, t)
+    mind = agent.learn(agent.start(seed, hyper), hyper, transition(), seed, t)[0]
     first = tree_map(torch.zeros_like, mind["critic"]["trace"])
     alone = {"critic": {**mind["critic"], "trace": first}}
-    explored = agent.learn(mind, hyper, transition(explored=True), seed, t)
-    afresh = agent.learn(alone, hyper, transition(), seed, t)
+    explored = agent.learn(mind, hyper, transition(explored=True), seed, t)[0]
+    afresh = agent.learn(alone, hyper, transition(), seed, t)[0]
     for a, b in zip(tree_leaves(explored), tree_leaves(afresh)):
         assert torch.equal(a, b)
-    uncut = agent.learn(mind, hyper | {"cut": torch.tensor(0.0)}, transition(explored=True), seed, t)
+    uncut = agent.learn(mind, hyper | {"cut": torch.tensor(0.0)}, transition(explored=True), seed, t)[0]
     assert not torch.equal(tree_leaves(uncut["critic"]["trace"])[0],
                            tree_leaves(explored["critic"]["trace"])[0])
 
@@ -166,7 +166,7 @@ def test_a_reborn_unit_inherits_nothing_and_leaves_its_mean():
     mind, g, reborn = agent.start(seed, hyper), torch.Generator().manual_seed(0), 0
     for t in range(30):
         seen = transition() | {"x": torch.randn(4, generator=g), "next_x": torch.randn(4, generator=g)}
-        before, mind = mind, agent.learn(mind, hyper, seen, seed, torch.tensor(t))
+        before, mind = mind, agent.learn(mind, hyper, seen, seed, torch.tensor(t))[0]
         for layer, (old, new) in enumerate(zip(before["critic"]["units"], mind["critic"]["units"])):
             for unit in torch.where(new["age"] < old["age"])[0].tolist():
                 reborn += 1
@@ -256,7 +256,7 @@ def test_dqn_keeps_the_last_transitions_and_can_be_left_with_one():
     mind = agent.start(seed, hyper)
     for t in range(11):
         seen = transition(reward=float(t))
-        mind = agent.learn(mind, hyper, seen, seed, torch.tensor(t))
+        mind = agent.learn(mind, hyper, seen, seed, torch.tensor(t))[0]
         fresh = torch.equal(mind["target"][0][0], mind["critic"]["params"][0][0])
         assert fresh == ((t + 1) % 3 == 0)
     assert sorted(mind["buffer"][:, -2].tolist()) == list(range(3, 11))
@@ -264,7 +264,7 @@ def test_dqn_keeps_the_last_transitions_and_can_be_left_with_one():
     other = dqn(4, 2, (6,), capacity=3, batch=1)
     twin = other.start(seed, hyper)
     for t in range(11):
-        twin = other.learn(twin, hyper, transition(reward=float(t)), seed, torch.tensor(t))
+        twin = other.learn(twin, hyper, transition(reward=float(t)), seed, torch.tensor(t))[0]
     assert torch.allclose(twin["critic"]["params"][0][0], mind["critic"]["params"][0][0], atol=1e-5)
 
 
@@ -307,7 +307,7 @@ def test_the_plain_loop_of_the_bench_learns_as_ours_does():
     for t in range(40):
         seen = transition(over=t % 7 == 6, terminal=t % 14 == 6, explored=t % 5 == 0) | {
             "x": torch.randn(4, generator=g), "next_x": torch.randn(4, generator=g)}
-        mind = agent.learn(mind, hyper, seen, seed, torch.tensor(t))
+        mind = agent.learn(mind, hyper, seen, seed, torch.tensor(t))[0]
         plain.learn(seen["x"], 1, 2.0, seen["next_x"], bool(seen["terminal"]), bool(seen["over"]),
                     bool(seen["explored"]))
     for layer, (W, b) in zip(plain.layers, mind["critic"]["params"]):

@@ -72,8 +72,9 @@ def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity:
         params = if_ready(new, params)
         copy = (t + 1) % hyper["target_period"].long() == 0
         target = tree_map(lambda a, b: torch.where(copy, a, b), params, mind["target"])
+        q, _ = network.forward(mind["critic"]["params"], seen["x"])
         return {"critic": {"params": params}, "target": target,
-                "memory": if_ready(memory, mind["memory"]), "buffer": buffer}
+                "memory": if_ready(memory, mind["memory"]), "buffer": buffer}, q.amax(0)
 
     settings = _COMMON | {"buffer": float(capacity), "target_period": 250.0, "warm_up": 1_000.0,
                           "epsilon": 0.01, "exploration": 10_000.0}
@@ -101,14 +102,14 @@ def ppo_of_one(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
     def act(mind, hyper, x, seed, t):
         output, _ = network.forward(mind["actor"]["params"], x, "tanh")
         u = draws.uniform(seed, draws.ACTION, t)
-        v = value(mind["critic"]["params"], x)
-        return (u >= torch.softmax(output, 0).cumsum(0)[:-1]).sum(), v > torch.inf, v
+        return (u >= torch.softmax(output, 0).cumsum(0)[:-1]).sum(), t < 0
 
     def learn(mind, hyper, seen, seed, t):
         critic, actor = mind["critic"], mind["actor"]
         v_next = torch.where(seen["terminal"], 0.0, value(critic["params"], seen["next_x"]))
         target = seen["reward"] + hyper["discount"] * v_next
-        advantage = target - value(critic["params"], seen["x"])
+        v = value(critic["params"], seen["x"])
+        advantage = target - v
         before = log_probability(network.forward(actor["params"], seen["x"], "tanh")[0],
                                  seen["action"])[0]
 
@@ -125,7 +126,7 @@ def ppo_of_one(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         for _ in range(epochs):
             critic, actor = (_adam_step(net, of, hyper) for net, of in
                              ((critic, value_loss), (actor, policy_loss)))
-        return {"critic": critic, "actor": actor}
+        return {"critic": critic, "actor": actor}, v
 
     return Agent(start, act, learn, _COMMON | {"clip": 0.2, "entropy": 0.01, "step_size": 3e-4},
                  f"ppo_of_one {sizes} epochs={epochs}")

@@ -35,14 +35,14 @@ def born(agent: Agent, hyper: dict, seed: Tensor, observation: Tensor) -> dict:
             "return": zero.clone(), "seed": seed.clone(), "t": torch.zeros_like(seed)}
 
 
-def act(agent: Agent, life: dict, hyper: dict) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose: action, whether it explored, and the agent's value of where it is."""
+def act(agent: Agent, life: dict, hyper: dict) -> tuple[Tensor, Tensor]:
+    """Choose: the action, and whether it explored."""
     return agent.act(life["mind"], hyper, life["x"], life["seed"], life["t"])
 
 
 def experience(agent: Agent, life: dict, hyper: dict, action: Tensor, explored: Tensor,
-               value: Tensor, observation: Tensor, reward: Tensor, terminal: Tensor,
-               truncated: Tensor, next_start: Tensor) -> tuple[dict, Tensor]:
+               observation: Tensor, reward: Tensor, terminal: Tensor, truncated: Tensor,
+               next_start: Tensor) -> tuple[dict, Tensor]:
     """Live through what an action led to.
 
     Parameters
@@ -57,7 +57,8 @@ def experience(agent: Agent, life: dict, hyper: dict, action: Tensor, explored: 
     -------
     life : dict
     report : tensor [4 + observations]
-        Reward, whether an episode is over, its return if so, value in units of reward, and x.
+        Reward, whether an episode is over, its return if so, the value the agent expected in
+        units of reward, and x.
     """
     over = terminal | truncated
     known, next_x = kit.perceive(life["known"], observation, hyper)
@@ -65,7 +66,7 @@ def experience(agent: Agent, life: dict, hyper: dict, action: Tensor, explored: 
     pay, scale = kit.earn(life["pay"], reward, over, hyper)
     seen = {"x": life["x"], "action": action, "reward": reward / scale, "next_x": next_x,
             "terminal": terminal, "over": over, "explored": explored}
-    mind = agent.learn(life["mind"], hyper, seen, life["seed"], life["t"])
+    mind, value = agent.learn(life["mind"], hyper, seen, life["seed"], life["t"])
     total = life["return"] + reward
     report = torch.stack([reward, over.to(reward.dtype), torch.where(over, total, 0.0),
                           value * scale])
@@ -104,13 +105,13 @@ def together(agent: Agent, world: World, changes: Callable = never) -> tuple:
 
     def step(life, hyper, *_):
         seed, t = life["seed"], life["t"]
-        action, explored, value = act(agent, life, hyper)
+        action, explored = act(agent, life, hyper)
         state, reward, terminal, truncated = world.step(life["world"], action)
         draw = draws.uniform(seed, draws.START, t + 1, four.to(seed.device))
         new = world.restart(state, terminal | truncated, draw, **changes(seed, t + 1))
         me = {name: part for name, part in life.items() if name != "world"}
-        me, report = experience(agent, me, hyper, action, explored, value, world.observe(state),
-                                reward, terminal, truncated, world.observe(new))
+        me, report = experience(agent, me, hyper, action, explored, world.observe(state), reward,
+                                terminal, truncated, world.observe(new))
         return {"world": new, **me}, report
 
     return start, step

@@ -103,8 +103,8 @@ def hear(agent: Agent, observations: int) -> tuple[Callable, Callable]:
     """
 
     def decide(life, hyper):
-        action, explored, value = lives.act(agent, life, hyper)
-        return {"me": life, "action": action, "explored": explored, "value": value}
+        action, explored = lives.act(agent, life, hyper)
+        return {"me": life, "action": action, "explored": explored}
 
     def start(seed, hyper, observation):
         return decide(lives.born(agent, hyper, seed, observation), hyper)
@@ -112,8 +112,8 @@ def hear(agent: Agent, observations: int) -> tuple[Callable, Callable]:
     def step(life, hyper, outcome, _):
         reward, terminal, truncated = outcome[0], outcome[1] > 0, outcome[2] > 0
         me, report = lives.experience(
-            agent, life["me"], hyper, life["action"], life["explored"], life["value"],
-            outcome[3:3 + observations], reward, terminal, truncated, outcome[3 + observations:])
+            agent, life["me"], hyper, life["action"], life["explored"], outcome[3:3 + observations],
+            reward, terminal, truncated, outcome[3 + observations:])
         return decide(me, hyper), report[:4]
 
     return start, step

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, grad_and_value
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import draws
@@ -23,9 +23,9 @@ class Agent(NamedTuple):
     """Who acts and learns, as pure functions."""
 
     start: Callable  # seed, hyper -> mind, a dict of tensors
-    act: Callable  # mind, hyper, x, seed, t -> action, whether it explored, value
-    # mind, hyper, transition, seed, t -> mind. A transition holds x, action, reward, next_x,
-    # terminal, over and explored.
+    act: Callable  # mind, hyper, x, seed, t -> action, whether it explored
+    # mind, hyper, transition, seed, t -> mind, value expected of x. A transition holds x, action,
+    # reward, next_x, terminal, over and explored.
     learn: Callable
     settings: dict[str, float]
     description: str
@@ -50,16 +50,17 @@ def _fresh(seed, t, sizes, hyper, which) -> list[Tensor]:
             for layer, n in enumerate(sizes[:-2])]
 
 
-def _update(net: dict, objective: Callable, delta: Tensor, decay: Tensor, over: Tensor,
-            hyper: dict, kappa: Tensor, seed: Tensor, t: Tensor, which: int) -> dict:
-    """Let one network learn: its gradient, the step, the end of an episode, and who is reborn.
+def _update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, decay: Tensor,
+            over: Tensor, hyper: dict, kappa: Tensor, seed: Tensor, t: Tensor, which: int) -> dict:
+    """Let one network learn: the step, the end of an episode, and who is reborn.
 
     Parameters
     ----------
-    objective : params -> (scalar tensor, features)
-        What is to grow where delta is positive.
+    gradient : list of (weights, biases)
+        Of what is to grow where delta is positive.
+    features : list of tensors [units]
+        The hidden activities before the step.
     """
-    gradient, features = grad(objective, has_aux=True)(net["params"])
     params, trace = kit.obgd(net["params"], net["trace"], gradient, delta, decay, hyper, kappa)
     trace = tree_map(lambda z: torch.where(over, 0.0, z), trace)
     if "units" not in net:
@@ -86,28 +87,34 @@ def _td_error(v: Tensor, v_next: Tensor, seen: dict, hyper: dict) -> Tensor:
     return seen["reward"] + hyper["discount"] * torch.where(seen["terminal"], 0.0, v_next) - v
 
 
+def _criticise(critic: dict, seen: dict, hyper: dict) -> tuple:
+    """Give the gradient of v(s), (v(s), features) and the TD error of a critic with one output."""
+
+    def value(params, x):
+        output, features = kit.forward(params, x, hyper["layer_norm"])
+        return output[0], features
+
+    gradient, seen_by = grad_and_value(value, has_aux=True)(critic["params"], seen["x"])
+    v_next, _ = value(critic["params"], seen["next_x"])
+    return gradient, seen_by, _td_error(seen_by[0], v_next, seen, hyper)
+
+
 def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), replacing: bool = False) -> Agent:
     """Make a learner of predictions: v(s), the discounted sum of rewards to come. It does not act."""
     sizes = (inputs, *hidden, 1)
-
-    def value(params, x, hyper):
-        output, features = kit.forward(params, x, hyper["layer_norm"])
-        return output[0], features
 
     def start(seed, hyper):
         return {"critic": _net(seed, sizes, hyper, replacing, 0)}
 
     def act(mind, hyper, x, seed, t):
-        v, _ = value(mind["critic"]["params"], x, hyper)
-        return torch.zeros_like(t), v > torch.inf, v
+        return torch.zeros_like(t), t < 0
 
     def learn(mind, hyper, seen, seed, t):
-        v, _ = value(mind["critic"]["params"], seen["x"], hyper)
-        v_next, _ = value(mind["critic"]["params"], seen["next_x"], hyper)
-        critic = _update(mind["critic"], lambda p: value(p, seen["x"], hyper),
-                         _td_error(v, v_next, seen, hyper), hyper["discount"] * hyper["trace_decay"],
-                         seen["over"], hyper, hyper["kappa"], seed, t, 0)
-        return {"critic": critic}
+        gradient, (v, features), delta = _criticise(mind["critic"], seen, hyper)
+        critic = _update(mind["critic"], gradient, features, delta,
+                         hyper["discount"] * hyper["trace_decay"], seen["over"], hyper,
+                         hyper["kappa"], seed, t, 0)
+        return {"critic": critic}, v
 
     return Agent(start, act, learn, kit.SETTINGS | (REPLACING if replacing else {}),
                  f"stream_td {sizes} replacing={replacing}")
@@ -125,30 +132,29 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
     """
     sizes = (inputs, *hidden, actions)
 
-    def values(params, x, hyper):
-        return kit.forward(params, x, hyper["layer_norm"])
-
     def start(seed, hyper):
         return {"critic": _net(seed, sizes, hyper, replacing, 0)}
 
     def act(mind, hyper, x, seed, t):
-        q, _ = values(mind["critic"]["params"], x, hyper)
+        q, _ = kit.forward(mind["critic"]["params"], x, hyper["layer_norm"])
         return epsilon_greedy(q, hyper, seed, t)
 
     def learn(mind, hyper, seen, seed, t):
-        q, _ = values(mind["critic"]["params"], seen["x"], hyper)
-        q_next, _ = values(mind["critic"]["params"], seen["next_x"], hyper)
-        chosen = torch.arange(actions, device=q.device) == seen["action"]
+        params = mind["critic"]["params"]
 
-        def objective(params):
-            output, features = values(params, seen["x"], hyper)
-            return torch.where(chosen, output, 0.0).sum(), features
+        def value(params):
+            q, features = kit.forward(params, seen["x"], hyper["layer_norm"])
+            chosen = torch.arange(actions, device=q.device) == seen["action"]
+            return torch.where(chosen, q, 0.0).sum(), features
 
-        delta = _td_error(torch.where(chosen, q, 0.0).sum(), q_next.amax(0), seen, hyper)
+        gradient, (v, features) = grad_and_value(value, has_aux=True)(params)
+        q_next, _ = kit.forward(params, seen["next_x"], hyper["layer_norm"])
+        delta = _td_error(v, q_next.amax(0), seen, hyper)
         decay = hyper["discount"] * hyper["trace_decay"]
         decay = torch.where(seen["explored"] & (hyper["cut"] > 0), 0.0, decay)
-        return {"critic": _update(mind["critic"], objective, delta, decay, seen["over"], hyper,
-                                  hyper["kappa"], seed, t, 0)}
+        critic = _update(mind["critic"], gradient, features, delta, decay, seen["over"], hyper,
+                         hyper["kappa"], seed, t, 0)
+        return {"critic": critic}, v
 
     settings = kit.SETTINGS | {"epsilon": 0.01, "exploration": 10_000.0, "cut": 1.0}
     return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
@@ -156,14 +162,14 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
 
 
 def epsilon_greedy(q: Tensor, hyper: dict, seed: Tensor, t: Tensor) -> tuple:
-    """Choose an action: mostly the best one. Gives it, whether it is not the best, and max q."""
+    """Choose an action, mostly the best one; say whether it is not the best."""
     falling = 1 - (1 - hyper["epsilon"]) * t / hyper["exploration"]
     epsilon = torch.maximum(falling, hyper["epsilon"])
     u = draws.uniform(seed, draws.EXPLORE, t, torch.arange(2, device=seed.device))
     best = q.argmax(0)
     other = (u[1] * q.shape[0]).long()
     action = torch.where(u[0] < epsilon, other, best)
-    return action, action != best, q.amax(0)
+    return action, action != best
 
 
 def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
@@ -180,40 +186,33 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
     actor_sizes = (inputs, *hidden, actions or 2 * reals)
     log_p_of = log_probability if actions else log_density
 
-    def value(params, x, hyper):
-        output, features = kit.forward(params, x, hyper["layer_norm"])
-        return output[0], features
-
     def start(seed, hyper):
         return {"critic": _net(seed, critic_sizes, hyper, replacing, 0),
                 "actor": _net(seed, actor_sizes, hyper, replacing, 1)}
 
     def act(mind, hyper, x, seed, t):
         output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
-        v, _ = value(mind["critic"]["params"], x, hyper)
         u = draws.uniform(seed, draws.ACTION, t, torch.arange(2 * reals, device=seed.device))
         if actions:
             action = (u[0] >= torch.softmax(output, 0).cumsum(0)[:-1]).sum()
         else:
             action = output[:reals] + _softplus(output[reals:]) * _normal(u[:reals], u[reals:])
-        return action, v > torch.inf, v
+        return action, t < 0
 
     def learn(mind, hyper, seen, seed, t):
-        v, _ = value(mind["critic"]["params"], seen["x"], hyper)
-        v_next, _ = value(mind["critic"]["params"], seen["next_x"], hyper)
-        delta = _td_error(v, v_next, seen, hyper)
-        decay = hyper["discount"] * hyper["trace_decay"]
+        gradient, (v, features), delta = _criticise(mind["critic"], seen, hyper)
 
         def objective(params):
             output, features = kit.forward(params, seen["x"], hyper["layer_norm"])
             log_p, entropy = log_p_of(output, seen["action"])
             return log_p + hyper["entropy"] * torch.sign(delta) * entropy, features
 
-        same = dict(delta=delta, decay=decay, over=seen["over"], hyper=hyper, seed=seed, t=t)
-        return {"critic": _update(mind["critic"], lambda p: value(p, seen["x"], hyper), **same,
-                                  kappa=hyper["kappa"], which=0),
-                "actor": _update(mind["actor"], objective, **same, kappa=hyper["kappa_policy"],
-                                 which=1)}
+        of_policy, heard = grad(objective, has_aux=True)(mind["actor"]["params"])
+        same = dict(delta=delta, decay=hyper["discount"] * hyper["trace_decay"], over=seen["over"],
+                    hyper=hyper, seed=seed, t=t)
+        critic = _update(mind["critic"], gradient, features, **same, kappa=hyper["kappa"], which=0)
+        actor = _update(mind["actor"], of_policy, heard, **same, kappa=hyper["kappa_policy"], which=1)
+        return {"critic": critic, "actor": actor}, v
 
     settings = kit.SETTINGS | {"kappa_policy": 3.0, "entropy": 0.01}
     return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
