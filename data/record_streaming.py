@@ -84,15 +84,16 @@ _Q, _AC = variants("Q", cut={"cut": 0.0}), variants("AC")
 _SHORT = {"stream Q": {}, "classic Q": {**kit.CLASSIC, "step_size": STEPS[2:7]}}
 PARTS = {
     "CartPole-v1/q": Part(q, _Q, 100_000, worlds.cart_pole),
-    "CartPole-v1/ac": Part(ac, _AC, 100_000, worlds.cart_pole),
-    "Acrobot-v1/q": Part(q, _Q, 150_000, worlds.acrobot),
-    "Acrobot-v1/ac": Part(ac, _AC, 150_000, worlds.acrobot),
-    "Pendulum-v1/ac": Part(ac, _AC, 200_000, worlds.pendulum),
+    "CartPole-v1/ac": Part(ac, _AC, 50_000, worlds.cart_pole),
+    "Acrobot-v1/q": Part(q, _Q, 100_000, worlds.acrobot),
+    "Acrobot-v1/ac": Part(ac, _AC, 100_000, worlds.acrobot),
+    "Pendulum-v1/ac": Part(ac, {"stream AC": {}, "classic AC": {**kit.CLASSIC, "step_size": STEPS}},
+                           100_000, worlds.pendulum),
     "CartPole-v1/dqn": Part(
         lambda n, a, r: dqn(n, a), {"DQN": {"step_size": ADAM}, "DQN at batch and buffer 1": {
-            "step_size": ADAM, "buffer": 1}}, 50_000, worlds.cart_pole),
+            "step_size": ADAM, "buffer": 1}}, 30_000, worlds.cart_pole),
     "CartPole-v1/ppo": Part(lambda n, a, r: ppo_of_one(n, a),
-                            {"PPO at batch 1": {"step_size": [*ADAM, 3e-5]}}, 100_000,
+                            {"PPO at batch 1": {"step_size": [*ADAM, 3e-5]}}, 50_000,
                             worlds.cart_pole),
     "CartPole-v1, recoded/q": Part(
         lambda n, a, r: stream_q(n, a, replacing=True), renewed("Q"), 10 * PERIOD,
