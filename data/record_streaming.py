@@ -19,9 +19,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from dyndl_lite import provenance
-from dyndl_lite.rl import kit, lives, simulators, worlds
+from dyndl_lite.rl import kit, life, lives, simulators, worlds
+from dyndl_lite.rl.actor_critic import stream_ac
 from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
-from dyndl_lite.rl.streaming import stream_ac, stream_q
+from dyndl_lite.rl.streaming import stream_q
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/rl.csv"
@@ -67,7 +68,7 @@ class Part(NamedTuple):
     variants: dict[str, dict]
     steps: int
     world: worlds.World | None = None  # None: gymnasium's own simulator, by the part's name
-    changes: Callable = lives.never
+    changes: Callable = life.never
 
 
 def q(inputs, actions, reals):

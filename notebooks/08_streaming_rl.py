@@ -39,8 +39,9 @@ import torch
 
 from dyndl_lite import claims, compare, plots, provenance
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import kit, lives, simulators, worlds
-from dyndl_lite.rl.streaming import stream_ac, stream_q, stream_td
+from dyndl_lite.rl import kit, life, lives, simulators, streaming, worlds
+from dyndl_lite.rl.actor_critic import stream_ac
+from dyndl_lite.rl.streaming import stream_q, stream_td
 
 plots.style()
 plots.LABELS |= {"return": "return (mean over the episodes of a bin)"}
@@ -67,9 +68,7 @@ plots.source(cart_pole.move)
 # $$ \delta = r + \gamma\, v(s') - v(s), \qquad v(s') := 0 \text{ only where the episode truly ends.} $$
 
 # %%
-from dyndl_lite.rl import streaming
-
-plots.source(streaming._td_error)
+plots.source(streaming.td_error)
 
 # %% [markdown]
 # ## The five parts
@@ -114,7 +113,7 @@ agent = stream_q(cart_pole.observations, cart_pole.actions)
 variants = {"stream Q": {}, "classic Q": {**kit.CLASSIC, "step_size": step_sizes},
             **{f"without {part}": values for part, values in kit.ABLATIONS.items()},
             "without the cut": {"cut": 0.0}}
-results = lives.run(agent, cart_pole, variants, seeds, steps, steps // 10, probes=[lives.probe()],
+results = lives.run(agent, cart_pole, variants, seeds, steps, steps // 10, probes=[life.probe()],
                     path=checkpoints / "cart_pole.pt")
 provenance.save_table(results, out, "cart_pole")
 
@@ -196,9 +195,9 @@ told = {"stream TD": {}, "classic TD": {**kit.CLASSIC, "step_size": step_sizes},
         "stream TD without layer norm": {"layer_norm": 0.0},
         "stream TD without traces": {"trace_decay": 0.0}}
 told = {name: {"discount": 0.9, **values} for name, values in told.items()}
-life = lives.Lives(predictor, worlds.mackey_glass, told, seeds, prediction_steps)
+all_lives = lives.Lives(predictor, worlds.mackey_glass, told, seeds, prediction_steps)
 chunk = min(prediction_steps, 1000)
-reports = torch.cat([life.live(chunk) for _ in range(prediction_steps // chunk)])
+reports = torch.cat([all_lives.live(chunk) for _ in range(prediction_steps // chunk)])
 reward, value = reports[..., 0].double().numpy(), reports[..., 3].double().numpy()
 to_come = np.zeros_like(reward)
 for t in reversed(range(len(reward) - 1)):
@@ -206,7 +205,7 @@ for t in reversed(range(len(reward) - 1)):
 span = slice(int(0.9 * len(reward)) - 50, len(reward) - 50)  # the very last sums are incomplete
 error = (np.sqrt(((value - to_come)[span] ** 2).mean(0)) / to_come[span].std(0)).clip(max=1e3)
 errors = pd.DataFrame(error, columns=pd.Index(seeds, name="seed"), index=pd.MultiIndex.from_tuples(
-    [(name, s["step_size"]) for name, s in life.settings], names=["learner", "step_size"])).stack()
+    [(name, s["step_size"]) for name, s in all_lives.settings], names=["learner", "step_size"])).stack()
 prediction = compare.table(errors, "relative error, last tenth")
 prediction.round(3)
 
@@ -221,8 +220,8 @@ print(f"stream TD - classic TD at its best step size, {typical['classic TD'].idx
 # %% [markdown]
 # ## More worlds, and what batches are for (recorded)
 #
-# Recorded with `python data/record_streaming.py part ...` (not computed just now): longer lives, more worlds,
-# actor-critics, and rivals. Stream AC($\lambda$) is two networks that learn from the same TD error: the
+# Recorded with `python data/record_streaming.py part ...` (not computed just now): more worlds and
+# actor-critics. Stream AC($\lambda$) is two networks that learn from the same TD error: the
 # critic moves $v(s)$ along $\delta$, the actor the log-probability of what it did.
 
 # %%
@@ -347,8 +346,8 @@ for name in ["CartPole-v1", "Hopper-v5", "MinAtar/Breakout-v1"]:
 #
 # TO COME
 #
-# **Exercises.** (1) Set `trace_decay` to 0.95 and to 0.5. (2) Give the classic learner layer normalisation and
-# nothing else. (3) Let `lives.run` live in `worlds.mountain_car`, whose reward is far away; raise `limit`
+# **Exercises.** (1) Set `trace_decay` to 0.95 and to 0.5. (2) Give the classic learner layer
+# normalisation and nothing else. (3) Let `lives.run` live in `worlds.mountain_car`, whose reward is far away; raise `limit`
 # with `_replace`. (4) Write another change of the world for `changes`, for instance a sensor that dies.
 
 # %% tags=["provenance"]

@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import draws
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import kit, lives, simulators, speed
+from dyndl_lite.rl import kit, life, lives, simulators, speed
+from dyndl_lite.rl.actor_critic import log_density, log_probability, stream_ac
 from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
-from dyndl_lite.rl.streaming import (log_density, log_probability, stream_ac, stream_q, stream_td)
+from dyndl_lite.rl.streaming import stream_q, stream_td
 from dyndl_lite.rl.worlds import cart_pole, pendulum, signed_permutation
 
 AGENTS = {"q": stream_q(4, 2, (8, 6)), "ac": stream_ac(4, 2, (8, 6)), "td": stream_td(4, (8, 6))}
@@ -39,18 +40,18 @@ def test_the_same_life_as_a_plain_loop(who, steps, changed):
     """Agent and world, time limits and ends, thousands of steps: the same numbers."""
     agent, seed, world = AGENTS[who], 5, cart_pole._replace(limit=40)
     hyper = hyper_of(agent, **changed)
-    start, step = lives.together(agent, world)
-    life = double(start(torch.tensor(seed), hyper))
+    start, step = life.together(agent, world)
+    now = double(start(torch.tensor(seed), hyper))
     numbers = {name: float(value) for name, value in hyper.items()}
-    record, nets, x = live(who, life, numbers, seed, steps, 40)
+    record, nets, x = live(who, now, numbers, seed, steps, 40)
     hyper = {name: value.double() for name, value in hyper.items()}
     for t in range(steps):
-        life, report = step(life, hyper)
+        now, report = step(now, hyper)
         assert (float(report[0]), bool(report[1])) == record[t], t
     assert sum(over for _, over in record) > 3
-    np.testing.assert_allclose(life["x"], x, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(now["x"], x, rtol=1e-4, atol=1e-6)
     for name, net in zip(["critic", "actor"], nets):
-        for (W, b), W_ref, b_ref in zip(life["mind"][name]["params"], net.W, net.b):
+        for (W, b), W_ref, b_ref in zip(now["mind"][name]["params"], net.W, net.b):
             np.testing.assert_allclose(W, W_ref, rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(b, b_ref, rtol=1e-4, atol=1e-6)
 
@@ -206,7 +207,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
     def run(**more):
         return lives.run(agent, cart_pole, {"a": {"kappa": [2, 3]}}, range(2), 60, 20,
-                         probes=[lives.probe()], **more)
+                         probes=[life.probe()], **more)
 
     whole, bins = run(), []
     once = lives.Lives.bin
@@ -240,14 +241,14 @@ def test_a_changing_world_changes_at_the_first_start_after_it():
     def changes(seed, t):
         return {"code": signed_permutation(seed, t // 50, 4)}
 
-    start, step = lives.together(AGENTS["q"], cart_pole, changes)
+    start, step = life.together(AGENTS["q"], cart_pole, changes)
     hyper, seed = hyper_of(AGENTS["q"]), torch.tensor(2)
-    life = start(seed, hyper)
+    now = start(seed, hyper)
     for t in range(160):
-        code = life["world"]["code"]
-        life, report = step(life, hyper)
+        code = now["world"]["code"]
+        now, report = step(now, hyper)
         wanted = signed_permutation(seed, (t + 1) // 50, 4)
-        assert torch.equal(life["world"]["code"], wanted if report[1] else code)
+        assert torch.equal(now["world"]["code"], wanted if report[1] else code)
 
 
 def test_dqn_keeps_the_last_transitions_and_can_be_left_with_one():

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_map
 
 from dyndl_lite import draws, network
 from dyndl_lite.backprop import adam
-from dyndl_lite.rl.streaming import Agent, epsilon_greedy, log_probability
+from dyndl_lite.rl.actor_critic import log_probability
+from dyndl_lite.rl.streaming import Agent, epsilon_greedy
 
 # What a life asks of every agent (see `kit.SETTINGS`), and Adam's settings.
 _COMMON = {"discount": 0.99, "normalise": 0.0, "scale_rewards": 0.0, "horizon": 1e9,

@@ -19,7 +19,7 @@ from dyndl_lite import drivers, ensemble
 from dyndl_lite.backprop import Learner
 from dyndl_lite.files import UserError
 from dyndl_lite.progress import progress
-from dyndl_lite.rl import lives
+from dyndl_lite.rl import life
 from dyndl_lite.rl.streaming import Agent
 
 
@@ -102,17 +102,17 @@ def hear(agent: Agent, observations: int) -> tuple[Callable, Callable]:
         one of the next episode.
     """
 
-    def decide(life, hyper):
-        action, explored = lives.act(agent, life, hyper)
-        return {"me": life, "action": action, "explored": explored}
+    def decide(me, hyper):
+        action, explored = life.act(agent, me, hyper)
+        return {"me": me, "action": action, "explored": explored}
 
     def start(seed, hyper, observation):
-        return decide(lives.born(agent, hyper, seed, observation), hyper)
+        return decide(life.born(agent, hyper, seed, observation), hyper)
 
-    def step(life, hyper, outcome, _):
+    def step(now, hyper, outcome, _):
         reward, terminal, truncated = outcome[0], outcome[1] > 0, outcome[2] > 0
-        me, report = lives.experience(
-            agent, life["me"], hyper, life["action"], life["explored"], outcome[3:3 + observations],
+        me, report = life.experience(
+            agent, now["me"], hyper, now["action"], now["explored"], outcome[3:3 + observations],
             reward, terminal, truncated, outcome[3 + observations:])
         return decide(me, hyper), report[:4]
 

@@ -1,17 +1,16 @@
 """Streaming learners: each transition is learned from once, as it happens, and is gone.
 
-Stream TD(lambda), stream Q(lambda) and stream AC(lambda) of Elsayed, Vasan and Mahmood (2024). An agent
-is a few pure functions of **one** agent and one transition; `lives` lets it live in a world. With the
-settings `kit.CLASSIC` they are the classic TD(lambda), Q(lambda) and actor-critic.
+Stream TD(lambda) and stream Q(lambda) of Elsayed, Vasan and Mahmood (2024); AC(lambda) is in
+`actor_critic`. An agent is a few pure functions of **one** agent and one transition; `lives` lets it live
+in a world. With the settings `kit.CLASSIC` they are the classic TD(lambda), Q(lambda), AC(lambda).
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value
+from torch.func import grad_and_value
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import draws
@@ -34,7 +33,7 @@ class Agent(NamedTuple):
 REPLACING = {"replacement_rate": 0.0, "utility_decay": 0.99, "maturity_threshold": 1000.0}
 
 
-def _net(seed: Tensor, sizes: tuple[int, ...], hyper: dict, replacing: bool, which: int) -> dict:
+def new_net(seed: Tensor, sizes: tuple[int, ...], hyper: dict, replacing: bool, which: int) -> dict:
     """Make one of an agent's networks, with its traces."""
     params = kit.initialise(seed, sizes, hyper["sparsity"], which)
     net = {"params": params, "trace": tree_map(torch.zeros_like, params)}
@@ -50,7 +49,7 @@ def _fresh(seed, t, sizes, hyper, which) -> list[Tensor]:
             for layer, n in enumerate(sizes[:-2])]
 
 
-def _update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, decay: Tensor,
+def update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, decay: Tensor,
             over: Tensor, hyper: dict, kappa: Tensor, seed: Tensor, t: Tensor, which: int) -> dict:
     """Let one network learn: the step, the end of an episode, and who is reborn.
 
@@ -79,7 +78,7 @@ def _update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, de
             "fresh": _fresh(seed, t + 1, sizes, hyper, which)}
 
 
-def _td_error(v: Tensor, v_next: Tensor, seen: dict, hyper: dict) -> Tensor:
+def td_error(v: Tensor, v_next: Tensor, seen: dict, hyper: dict) -> Tensor:
     """delta = r + gamma v(s') - v(s), where nothing comes after a terminal state.
 
     After a time limit something would: there the value of what was reached still counts.
@@ -87,7 +86,7 @@ def _td_error(v: Tensor, v_next: Tensor, seen: dict, hyper: dict) -> Tensor:
     return seen["reward"] + hyper["discount"] * torch.where(seen["terminal"], 0.0, v_next) - v
 
 
-def _criticise(critic: dict, seen: dict, hyper: dict) -> tuple:
+def criticise(critic: dict, seen: dict, hyper: dict) -> tuple:
     """Give the gradient of v(s), (v(s), features) and the TD error of a critic with one output."""
 
     def value(params, x):
@@ -96,7 +95,7 @@ def _criticise(critic: dict, seen: dict, hyper: dict) -> tuple:
 
     gradient, seen_by = grad_and_value(value, has_aux=True)(critic["params"], seen["x"])
     v_next, _ = value(critic["params"], seen["next_x"])
-    return gradient, seen_by, _td_error(seen_by[0], v_next, seen, hyper)
+    return gradient, seen_by, td_error(seen_by[0], v_next, seen, hyper)
 
 
 def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), replacing: bool = False) -> Agent:
@@ -104,14 +103,14 @@ def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), replacing: bool =
     sizes = (inputs, *hidden, 1)
 
     def start(seed, hyper):
-        return {"critic": _net(seed, sizes, hyper, replacing, 0)}
+        return {"critic": new_net(seed, sizes, hyper, replacing, 0)}
 
     def act(mind, hyper, x, seed, t):
         return torch.zeros_like(t), t < 0
 
     def learn(mind, hyper, seen, seed, t):
-        gradient, (v, features), delta = _criticise(mind["critic"], seen, hyper)
-        critic = _update(mind["critic"], gradient, features, delta,
+        gradient, (v, features), delta = criticise(mind["critic"], seen, hyper)
+        critic = update(mind["critic"], gradient, features, delta,
                          hyper["discount"] * hyper["trace_decay"], seen["over"], hyper,
                          hyper["kappa"], seed, t, 0)
         return {"critic": critic}, v
@@ -133,7 +132,7 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
     sizes = (inputs, *hidden, actions)
 
     def start(seed, hyper):
-        return {"critic": _net(seed, sizes, hyper, replacing, 0)}
+        return {"critic": new_net(seed, sizes, hyper, replacing, 0)}
 
     def act(mind, hyper, x, seed, t):
         q, _ = kit.forward(mind["critic"]["params"], x, hyper["layer_norm"])
@@ -149,10 +148,10 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
 
         gradient, (v, features) = grad_and_value(value, has_aux=True)(params)
         q_next, _ = kit.forward(params, seen["next_x"], hyper["layer_norm"])
-        delta = _td_error(v, q_next.amax(0), seen, hyper)
+        delta = td_error(v, q_next.amax(0), seen, hyper)
         decay = hyper["discount"] * hyper["trace_decay"]
         decay = torch.where(seen["explored"] & (hyper["cut"] > 0), 0.0, decay)
-        critic = _update(mind["critic"], gradient, features, delta, decay, seen["over"], hyper,
+        critic = update(mind["critic"], gradient, features, delta, decay, seen["over"], hyper,
                          hyper["kappa"], seed, t, 0)
         return {"critic": critic}, v
 
@@ -170,76 +169,3 @@ def epsilon_greedy(q: Tensor, hyper: dict, seed: Tensor, t: Tensor) -> tuple:
     other = (u[1] * q.shape[0]).long()
     action = torch.where(u[0] < epsilon, other, best)
     return action, action != best
-
-
-def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
-              replacing: bool = False, reals: int = 1) -> Agent:
-    """Make an actor and a critic, two networks that learn from the same TD error.
-
-    The actor chooses among `actions` by a softmax; with 0 of them it draws `reals` real numbers from
-    normal distributions, of which it gives means and deviations (softplus).
-
-    Settings beside the kit's: ``kappa_policy``, and ``entropy``, the weight of an entropy bonus
-    (times the sign of delta, as the step is multiplied by delta).
-    """
-    critic_sizes = (inputs, *hidden, 1)
-    actor_sizes = (inputs, *hidden, actions or 2 * reals)
-    log_p_of = log_probability if actions else log_density
-
-    def start(seed, hyper):
-        return {"critic": _net(seed, critic_sizes, hyper, replacing, 0),
-                "actor": _net(seed, actor_sizes, hyper, replacing, 1)}
-
-    def act(mind, hyper, x, seed, t):
-        output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
-        u = draws.uniform(seed, draws.ACTION, t, torch.arange(2 * reals, device=seed.device))
-        if actions:
-            action = (u[0] >= torch.softmax(output, 0).cumsum(0)[:-1]).sum()
-        else:
-            action = output[:reals] + _softplus(output[reals:]) * _normal(u[:reals], u[reals:])
-        return action, t < 0
-
-    def learn(mind, hyper, seen, seed, t):
-        gradient, (v, features), delta = _criticise(mind["critic"], seen, hyper)
-
-        def objective(params):
-            output, features = kit.forward(params, seen["x"], hyper["layer_norm"])
-            log_p, entropy = log_p_of(output, seen["action"])
-            return log_p + hyper["entropy"] * torch.sign(delta) * entropy, features
-
-        of_policy, heard = grad(objective, has_aux=True)(mind["actor"]["params"])
-        same = dict(delta=delta, decay=hyper["discount"] * hyper["trace_decay"], over=seen["over"],
-                    hyper=hyper, seed=seed, t=t)
-        critic = _update(mind["critic"], gradient, features, **same, kappa=hyper["kappa"], which=0)
-        actor = _update(mind["actor"], of_policy, heard, **same, kappa=hyper["kappa_policy"], which=1)
-        return {"critic": critic, "actor": actor}, v
-
-    settings = kit.SETTINGS | {"kappa_policy": 3.0, "entropy": 0.01}
-    return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
-                 f"stream_ac {critic_sizes} {actor_sizes} replacing={replacing}")
-
-
-def _softplus(z: Tensor) -> Tensor:
-    return torch.clamp(z, min=0) + torch.log1p(torch.exp(-z.abs()))
-
-
-def _normal(u: Tensor, v: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones (Box and Muller 1958)."""
-    return torch.sqrt(-2 * torch.log(1 - u)) * torch.cos(2 * math.pi * v)
-
-
-def log_probability(output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of an action under a softmax, and the entropy."""
-    log_p = torch.log_softmax(output, 0)
-    chosen = torch.arange(output.shape[0], device=output.device) == action
-    return torch.where(chosen, log_p, 0.0).sum(), -(log_p.exp() * log_p).sum()
-
-
-def log_density(output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-density of an action [reals] under normal distributions, and the entropy."""
-    mean, deviation = output[:action.shape[0]], _softplus(output[action.shape[0]:])
-    log_p = -0.5 * ((action - mean) / deviation) ** 2 - torch.log(deviation) - _HALF_LOG_2_PI
-    return log_p.sum(), (torch.log(deviation) + 0.5 + _HALF_LOG_2_PI).sum()
-
-
-_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
