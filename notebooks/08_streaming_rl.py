@@ -290,13 +290,12 @@ pd.DataFrame(pairs).pivot_table(index="without", columns=["world", "learner"], v
 # %%
 changing = streams[streams.env.str.contains(",") & (streams.metric == "return")].copy()
 changing["period"] = (changing.step / changing.groupby("env").step.transform("min")).round().astype(int)
-worlds_that_change = list(dict.fromkeys(changing.env + "|" + changing.learner.str.split().str[1].str[:2]
-                                        .str.strip(",")))
+changing["kind"] = changing.learner.str.extract(r"stream (\w+)")
+worlds_that_change = list(changing.groupby(["env", "kind"], sort=False).groups)
 figure, axes = plt.subplots(1, len(worlds_that_change), squeeze=False, sharey=True,
                             figsize=(6 * len(worlds_that_change), 4))
-for ax, name in zip(axes[0], worlds_that_change):
-    env, kind = name.split("|")
-    mine = changing[(changing.env == env) & changing.learner.str.contains(f"stream {kind}")]
+for ax, (env, kind) in zip(axes[0], worlds_that_change):
+    mine = changing[(changing.env == env) & (changing.kind == kind)]
     plots.curves(mine, "value", "learner", ax=ax, x="period", xlabel="period (40 000 steps each)")
     ax.set(title=f"{env}, {mine.seed.nunique()} runs, 95 % interval", ylabel="return", ylim=(0, 520))
     ax.legend(title=None, fontsize=8, loc="lower left")
