@@ -127,7 +127,7 @@ means = late.groupby(["learner", "step_size"]).mean()
 best = {name: means[name].idxmax() for name in variants}
 end = pd.concat({name: late[name, size] for name, size in best.items()}, names=["learner"])
 table = compare.table(end, "return, last fifth")
-table.insert(0, "step size", pd.Series(best))
+table.insert(0, "step size", pd.Series(best).map("{:g}".format))
 paired = pd.DataFrame({name: compare.paired(end[name], end["stream Q"]) for name in table.index
                        if name != "stream Q"}, index=["minus stream Q", "low ", "high "]).T
 table = table.join(paired).sort_values("return, last fifth", ascending=False)
@@ -205,9 +205,9 @@ for t in reversed(range(len(reward) - 1)):
 span = slice(int(0.9 * len(reward)) - 50, len(reward) - 50)  # the very last sums are incomplete
 error = (np.sqrt(((value - to_come)[span] ** 2).mean(0)) / to_come[span].std(0)).clip(max=1e3)
 errors = pd.DataFrame(error, columns=pd.Index(seeds, name="seed"), index=pd.MultiIndex.from_tuples(
-    [(name, s["step_size"]) for name, s in all_lives.settings], names=["learner", "step_size"])).stack()
-prediction = compare.table(errors, "relative error, last tenth")
-prediction.round(3)
+    [(name, s["step_size"]) for name, s in all_lives.settings], names=["learner", "step_size"])).stack().sort_index()
+prediction = compare.table(errors, "relative error, last tenth").reset_index()
+prediction.assign(step_size=prediction.step_size.map("{:g}".format)).round(3)
 
 # %%
 typical = errors.groupby(["learner", "step_size"]).mean()
@@ -218,7 +218,7 @@ print(f"stream TD - classic TD at its best step size, {typical['classic TD'].idx
       f"{difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, {runs} pairs)")
 
 # %% [markdown]
-# ## More worlds, and what batches are for (recorded)
+# ## More worlds (recorded)
 #
 # Recorded with `python data/record_streaming.py part ...` (not computed just now): more worlds and
 # actor-critics. Stream AC($\lambda$) is two networks that learn from the same TD error: the
@@ -266,11 +266,12 @@ plots.show(figure, "worlds", out=out, alt="Recorded returns over the last fifth 
 # (95 % interval). Negative: the part is needed.
 
 # %%
+by_run = ends.set_index(["env", "learner", "setting", "seed"]).value.sort_index()
 pairs = []
 for world, learner, setting in still[still.learner.str.contains("without")][
         ["world", "learner", "best of its sweep"]].itertuples(index=False):
     whole, part = learner.split(" without ")
-    of = ends[ends.env == world].set_index(["learner", "setting", "seed"]).value.sort_index()
+    of = by_run[world]
     whole_setting = winners[(winners.env == world) & (winners.learner == whole)].setting.item()
     difference, low, high = compare.paired(of[learner, setting], of[whole, whole_setting])
     pairs.append({"world": world, "learner": whole, "without": part,
@@ -298,26 +299,29 @@ for ax, (env, kind) in zip(axes[0], worlds_that_change):
     mine = changing[(changing.env == env) & (changing.kind == kind)]
     plots.curves(mine, "value", "learner", ax=ax, x="period", xlabel="period (40 000 steps each)")
     ax.set(title=f"{env}, {mine.seed.nunique()} runs, 95 % interval", ylabel="return", ylim=(0, 520))
-    ax.legend(title=None, fontsize=8, loc="lower left")
+    ax.legend(title=None, fontsize=8, loc="upper left")
 over = changing[changing.period > 1].groupby(["env", "learner"]).value.mean()
 plots.show(figure, "changing", out=out, alt=(
     "Recorded return by period in worlds that change. Mean over periods 2 to 10: "
     + "; ".join(f"{env}, {learner}: {value:.0f}" for (env, learner), value in over.items()) + "."))
 
+# %% [markdown]
+# Over the last two periods, run by run: every setting against the plain learner; and the plain learner
+# against itself in its first period.
+
 # %%
-last_two = ends[ends.env.str.contains(",")].set_index(["env", "learner", "setting", "seed"]).value
 rows = []
-for env, learner, setting in winners[winners.env.str.contains(",")][
-        ["env", "learner", "setting"]].itertuples(index=False):
-    plain = learner.split(",")[0].split(" + ")[0]
-    base = winners[(winners.env == env) & (winners.learner == plain)].setting.item()
-    mine = last_two[env, learner, setting]
-    row = {"world": env, "learner": learner, "setting": setting, "return, last two periods": mine.mean()}
-    if learner != plain:
-        row |= dict(zip(["minus plain", "low", "high"],
-                        compare.paired(mine, last_two[env, plain, base])))
-    rows.append(row)
-pd.DataFrame(rows).round(1)
+for env, kind in worlds_that_change:
+    plain = by_run[env, f"stream {kind}"].droplevel("setting")
+    first = changing[(changing.env == env) & (changing.learner == f"stream {kind}")
+                     & (changing.period == 1)].set_index("seed").value
+    rows.append([env, f"stream {kind}", "", plain.mean(), *compare.paired(plain, first)])
+    for (learner, setting), mine in by_run[env].groupby(["learner", "setting"]):
+        if learner.startswith(f"stream {kind}") and learner != f"stream {kind}":
+            mine = mine.droplevel(["learner", "setting"])
+            rows.append([env, learner, setting, mine.mean(), *compare.paired(mine, plain)])
+pd.DataFrame(rows, columns=["world", "learner", "setting", "return", "minus plain (plain: minus its first)",
+                            "low", "high"]).round(0)
 
 # %% [markdown]
 # ## The same agents in anybody's simulator
@@ -343,27 +347,28 @@ for name in ["CartPole-v1", "Hopper-v5", "MinAtar/Breakout-v1"]:
 # %% [markdown]
 # ## What to make of it
 #
-# **The barrier is real.** In CartPole the classic learners fail at every step size we tried but one narrow
-# range of the actor-critic's, where they come half the way. The same code with five parts switched on
-# learns in all three settings with one set of numbers, all of them the paper's.
+# **The barrier is real.** In CartPole the classic Q($\lambda$) fails at every step size we tried, and the classic
+# actor-critic comes half the way at the best of its. The same code with five parts switched on
+# learns with both, with one set of numbers, the paper's.
 #
-# **But it is not the same barrier everywhere.** In Acrobot the classic Q($\lambda$) at a step size of 3e-5, the
+# **But it is not the same everywhere.** In Acrobot the classic Q($\lambda$) at a step size of 3e-5, the
 # smallest that was recorded there, does as well as stream Q, and at every larger one it learns next to
-# nothing. What stream Q saves is the search for that number.
+# nothing. What stream Q saves there is the search for that number. And in Acrobot one run of stream Q in ten
+# never learns: look at the interval, not at the mean.
 #
-# **The parts are not equally needed.** Layer normalisation is, always: without it values run away by orders of
-# magnitude. The bound replaces a step size that one would have to find (0.001 to 0.003 is as good in
-# CartPole; in Acrobot none of those tried is). Traces, scaled rewards and the cut decide in
-# Acrobot, where the reward is far away, and matter little in CartPole. Sparse weights are of no use
-# to the small actor-critic in CartPole, and what they bring elsewhere is within the noise of ten runs. In
-# Acrobot one run of ten never learns, whatever the mean says.
+# **The parts are not equally needed.** For control, layer normalisation is, always: without it
+# values run away by orders of magnitude. (Stream TD does as well without it.) The bound stands for a step
+# size that one would have to find: in CartPole 0.001 to 0.003 do as well, in Acrobot none of those tried.
+# Traces and scaled rewards decide in Acrobot, where the reward is far away, and matter little in CartPole;
+# scaled observations are the other way round, for Q. Cutting the traces makes Q faster in
+# CartPole: a difference at 50 000 steps, none at 100 000. What sparse weights bring is within the noise of
+# ten runs everywhere.
 #
 # **When the world changes** stream Q does not lose its plasticity, at least not in 400 000 steps and ten codes:
-# after the first change it is worse than in its first life, and then it stays as good as it was. So there is
-# nothing here for continual backprop to cure, and it cures nothing: at replacement rates of 1e-4 and
-# above it costs return, at 1e-5 the interval of the difference includes zero, with fading
-# statistics as without. This is a negative result of one small world; layer normalisation and
-# bounded steps are themselves known to slow the loss of plasticity.
+# its last two periods are as good as its first. So there is nothing here for continual backprop to cure,
+# and it cures nothing. At replacement rates of 1e-4 and 1e-3 it costs return; at 1e-5, and with fading
+# statistics, the intervals of all differences include zero. This is a negative result of one small
+# world; layer normalisation is itself known to slow the loss of plasticity.
 #
 # How fast this is beside a plain loop is told by `dyndl bench`. Published runs are of MuJoCo (one to several
 # million steps) and MinAtar and Atari (10 million and more); `data/record_streaming.py` has parts for Hopper and
