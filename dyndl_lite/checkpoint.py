@@ -12,7 +12,8 @@ from dyndl_lite.files import atomic
 _MODULES = ("backbone", "backprop", "continual_backprop", "convolution", "decentralised", "draws",
             "drivers", "dynamic", "ensemble", "fractals", "fringe", "growth", "hidden_layers",
             "image_tasks", "learning", "network", "recurring", "remedies", "resets", "step_sizes",
-            "streams", "tracking")
+            "rl/actor_critic", "rl/batch_learners", "rl/kit", "rl/life", "rl/lives", "rl/streaming",
+            "rl/worlds", "streams", "tracking")
 # Read at import: what runs, even if a file is edited meanwhile.
 _CODE = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _MODULES)
 
