@@ -31,6 +31,11 @@ def minibatch(n=12, observations=3, numbers=2, seed=0):
     return torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
 
 
+def net_of(agent, which):
+    """Weights of the policy or the value network of one agent, and what is shaped like them."""
+    return [tuple(a["policy value".split().index(which)] for a in pair) for pair in agent["nets"]]
+
+
 def as_numpy(pairs):
     return [(W.double().numpy(), b.double().numpy()) for W, b in pairs]
 
@@ -80,7 +85,8 @@ def test_updates_are_those_of_a_plain_loop(most):
     agent = ppo(3, gaussian(2), (5, 4))
     given = hyper(agent, step_size=0.01, most_gradient=most, entropy_weight=0.01, beta_2=0.99)
     net = agent.start(SEED)
-    policy, value = (as_numpy(net["params"][k]) for k in ("policy", "value"))
+    policy, value = (as_numpy(net_of(net["params"], k)) for k in ("policy", "value"))
+    value[-1] = tuple(a[:1] for a in value[-1])
     log_deviation, state = np.zeros(2), {}
     for t in range(1, 4):
         x, y = minibatch(seed=t)
@@ -93,8 +99,11 @@ def test_updates_are_those_of_a_plain_loop(most):
         flat = reference.adam(flat, gradients, state, t, 0.01, 0.9, 0.99)
         policy, value = ([(flat[i + 2 * k], flat[i + 2 * k + 1]) for k in range(3)] for i in (0, 6))
         log_deviation = flat[-1]
-    for expected, found in zip(policy + value, net["params"]["policy"] + net["params"]["value"]):
+    for expected, found in zip(policy + value, sum((net_of(net["params"], k)
+                                                  for k in ("policy", "value")), [])):
         for a, b in zip(expected, found):
+            assert (b[len(a):] == 0).all()  # the value network's other outputs
+            b = b[:len(a)]
             np.testing.assert_allclose(b, a, rtol=2e-3, atol=2e-5)
     np.testing.assert_allclose(net["params"]["log_deviation"], log_deviation, rtol=1e-3)
 
@@ -114,7 +123,7 @@ def test_experience_lays_out_every_row_once_an_epoch():
     X, Y = algorithm.experience(nets, given, rollout, "relu", seeds, 5, routine)
     assert X.shape == (6, agents, 4, 4) and Y.shape == (6, agents, 4, 4)
     for a in range(agents):
-        params = [(W[a], b[a]) for W, b in nets["params"]["value"]]
+        params = [(W[a], b[a]) for W, b in algorithm.networks(nets["params"])["value"]]
         rows = {}
         for e in range(2):
             def see(name):
@@ -201,27 +210,28 @@ def test_the_least_useful_unit_of_both_networks_is_replaced_and_adam_forgets_it(
     values = dict(replacement_rate=0.1, maturity_threshold=10, step_size=0.01, utility_decay=0.9)
     before, after = lived(agent, 11, **values), lived(agent, 12, **values)  # 11: 0.5 due, 12: 1
     plain = ppo(3, gaussian(2), (5,))
-    for net in ("policy", "value"):
-        ages = after["renewal"][net]["watch"][0]["age"]
-        assert torch.equal(before["renewal"][net]["watch"][0]["age"], torch.full((5,), 11.0))
+    for i, net in enumerate(["policy", "value"]):
+        ages = after["renewal"]["watch"][0]["age"][i]
+        assert torch.equal(before["renewal"]["watch"][0]["age"][i], torch.full((5,), 11.0))
         assert (ages == 0).sum() == 1 and (ages == 12).sum() == 4
         k = int(ages.argmin())
         unchanged = {"params": before["params"], "memory": before["memory"],
-                     "renewal": {"policy": {}, "value": {}}}
+                     "renewal": {}}
         learned, _ = plain.step(unchanged, hyper(plain, step_size=0.01), *minibatch(seed=11))
-        (W, b), (W_out, b_out) = after["params"][net]
-        (L, _), (L_out, Lb_out) = learned["params"][net]
-        assert torch.equal(W[k], before["renewal"][net]["fresh"][0]) and b[k] == 0
+        (W, b), (W_out, b_out) = net_of(after["params"], net)
+        (L, _), (L_out, Lb_out) = net_of(learned["params"], net)
+        assert torch.equal(W[k], before["renewal"]["fresh"][0][i]) and b[k] == 0
         others = torch.arange(5) != k
         torch.testing.assert_close(W[others], L[others])
         assert (W_out[:, k] == 0).all() and torch.equal(W_out[:, others], L_out[:, others])
         for memory in after["memory"].values():  # m, v, and each weight's own count of steps
-            (m, mb), (m_out, _) = memory[net]
+            (m, mb), (m_out, _) = net_of(memory, net)
             assert (m[k] == 0).all() and mb[k] == 0 and (m_out[:, k] == 0).all()
             assert (m[others] != 0).any()
         x = minibatch(seed=11)[0]
-        h = torch.relu(x @ before["params"][net][0][0].T + before["params"][net][0][1]).mean(0)
-        units = before["renewal"][net]["watch"][0]
+        W, b = net_of(before["params"], net)[0]
+        h = torch.relu(x @ W.T + b).mean(0)
+        units = {name: part[i] for name, part in before["renewal"]["watch"][0].items()}
         f = (0.9 * units["mean_activity"] + 0.1 * h) / (1 - 0.9**12)
         torch.testing.assert_close(b_out, Lb_out + L_out[:, k] * f[k])
         if utility == "contribution":
@@ -234,20 +244,19 @@ def test_after_a_replacement_adam_is_bounded_where_one_step_count_would_explode(
     agent = ppo(3, gaussian(2), (5,), renewal=renewal.replacement())
     values = dict(replacement_rate=0.1, maturity_threshold=10, step_size=0.01)
     before, after = lived(agent, 12, **values), lived(agent, 13, **values)
-    for net in ("policy", "value"):
-        for (W, _), (V, _) in zip(before["params"][net], after["params"][net]):
-            assert float((W - V).abs().max()) <= 0.011
+    for (W, _), (V, _) in zip(before["params"]["nets"], after["params"]["nets"]):
+        assert float((W - V).abs().max()) <= 0.011
 
 
 def test_a_dormant_unit_is_replaced():
     agent = ppo(3, gaussian(2), (5,), renewal=renewal.dormancy_reset())
     net = agent.start(SEED)
-    net["params"]["policy"][0][1][2] = -100.0  # silent for ever
+    net["params"]["nets"][0][1][0, 2] = -100.0  # silent for ever
     given = hyper(agent, reset_period=4, dormancy=0.02)
     for t in range(4):
-        assert float(net["params"]["policy"][0][1][2]) < -99
+        assert float(net["params"]["nets"][0][1][0, 2]) < -99
         net, _ = agent.step(net, given, *minibatch(seed=t))
-    assert float(net["params"]["policy"][0][1][2]) == 0
+    assert float(net["params"]["nets"][0][1][0, 2]) == 0
 
 
 def test_without_noise_or_replacement_nothing_differs():
@@ -257,7 +266,7 @@ def test_without_noise_or_replacement_nothing_differs():
         for a, b in zip(tree_leaves(plain["params"]), tree_leaves(same["params"])):
             assert torch.equal(a, b)
     stirred = lived(ppo(3, gaussian(2), (5,), renewal=renewal.perturbation), 5, noise=0.1)
-    assert not torch.equal(stirred["params"]["value"][0][0], plain["params"]["value"][0][0])
+    assert not torch.equal(stirred["params"]["nets"][0][0], plain["params"]["nets"][0][0])
 
 
 def test_replacing_needs_relu():
@@ -267,6 +276,7 @@ def test_replacing_needs_relu():
 
 def test_the_two_networks_differ_and_the_first_policy_is_nearly_the_same_everywhere():
     net = ppo(3, categorical(2), (64, 64)).start(SEED)["params"]
-    assert not torch.equal(net["policy"][0][0], net["value"][0][0])
-    outputs = vmap(lambda x: forward(net["policy"], x)[0])(minibatch(50)[0])
+    policy, value = net_of(net, "policy"), net_of(net, "value")
+    assert not torch.equal(policy[0][0], value[0][0])
+    outputs = vmap(lambda x: forward(policy, x)[0])(minibatch(50)[0])
     assert float(outputs.abs().max()) < 0.1

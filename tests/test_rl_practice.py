@@ -13,7 +13,7 @@ from dyndl_lite import checkpoint
 from dyndl_lite.backprop import adam
 from dyndl_lite.remedies import decayed
 from dyndl_lite.rl import practice, renewal, simulators, slippery_ant
-from dyndl_lite.rl.navigation import GOAL, navigation
+from dyndl_lite.rl.navigation import GOAL, navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
 from dyndl_lite.rl.ppo import Routine, ppo
 from dyndl_lite.rl.practice import Arm
@@ -22,10 +22,6 @@ from dyndl_lite.rl.worlds import cart_pole
 
 needs_mujoco = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="no MuJoCo")
 SMALL = Routine(envs=3, steps=8, epochs=2, minibatches=2)
-
-
-def new_code(seed, number):
-    return {"code": navigation.code(seed, number)}
 
 
 NAVIGATING = torch_worlds(navigation, new_code)
@@ -87,13 +83,12 @@ def test_arms_meet_the_same_world_until_they_differ():
 
 def test_what_is_renewed():
     agents, fresh = vmap(NAVIGATOR.start)(torch.arange(3)), vmap(NAVIGATOR.start)(torch.arange(5, 8))
-    agents["memory"]["m"]["value"][-1][0].fill_(9.0)
+    agents["memory"]["m"]["nets"][-1][0].fill_(9.0)
     new = practice.renew(agents, fresh, torch.tensor([True, False, False]), torch.tensor([False, True, False]))
-    for net in ("policy", "value"):
-        for layer in range(3):
-            for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
-                assert torch.equal(new["params"][net][layer][0][a], source["params"][net][layer][0][a])
-    assert [float(m.max()) for m in new["memory"]["m"]["value"][-1][0]] == [0, 0, 9]
+    for layer in range(3):
+        for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
+            assert torch.equal(new["params"]["nets"][layer][0][a], source["params"]["nets"][layer][0][a])
+    assert [float(m.max()) for m in new["memory"]["m"]["nets"][-1][0]] == [0, 0, 9]
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):

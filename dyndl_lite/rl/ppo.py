@@ -1,8 +1,11 @@
 """Proximal policy optimisation (PPO; Schulman et al. 2017, arXiv 1707.06347).
 
-One agent, two networks: a policy, and a value function that says what to expect. They act for a
-while, then learn from what happened in several epochs of minibatches. A minibatch is this agent's
+One agent, two networks: a policy, and a value function that says what to expect. It acts for a
+while, then learns from what happened in several epochs of minibatches. A minibatch is this agent's
 *example*, so PPO is a learner like any other and the same drivers make it fast.
+
+Both networks have one shape, so they are a little ensemble themselves: weights [2, ...], the policy
+first. Of the value network's outputs only the first counts; nothing leads to the others.
 """
 
 from collections.abc import Callable
@@ -52,8 +55,7 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
     -------
     ActorCritic
         Its step takes x [minibatch, observations] and y [minibatch, action and three numbers], as
-        `experience` lays them out, and gives the loss. `agent["params"]` holds the networks
-        ``policy`` and ``value``. The settings are those of the optimiser and the renewal, and
+        `experience` lays them out, and gives the loss. The settings are those of the optimiser and the renewal, and
         ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
         ``entropy_weight``, ``most_gradient`` (the norm that the gradient is cut to), and for
         `advantages` ``discount`` and ``trace_decay`` (gamma and lambda).
@@ -63,45 +65,43 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
     ValueError
         If units are to be replaced and the activation is not ReLU.
     """
-    if renewal not in (nothing,) and renewal.name != "perturbation" and activation != "relu":
+    if renewal.name not in ("nothing", "perturbation") and activation != "relu":
         raise ValueError(f"{renewal.name} needs relu, not {activation}")
-    sizes = {"policy": (observations, *hidden, policy.outputs), "value": (observations, *hidden, 1)}
+    sizes = (observations, *hidden, policy.outputs)
 
     def start(seed: Tensor) -> dict:
-        seeds = {"policy": seed.clone(), "value": draws.bits(seed, draws.VALUE)}
-        params = {net: initialise(seeds[net], sizes[net], activation) for net in sizes}
-        W, b = params["policy"][-1]
-        params["policy"][-1] = (0.01 * W, b)  # at first all actions are much the same everywhere
-        params |= policy.start(seed.device)
-        return {"params": params, "memory": optimiser.start(params),
-                "renewal": {net: renewal.start(seeds[net], sizes[net], activation)
-                            for net in sizes}}
+        seeds = torch.stack([seed, draws.bits(seed, draws.VALUE)])
+        nets = vmap(lambda seed: initialise(seed, sizes, activation))(seeds)
+        W, b = nets[-1]
+        # At first all actions are much the same everywhere; one output is enough for a value.
+        heard = torch.stack([torch.full_like(b[0], 0.01), torch.eye(len(b[0]), device=b.device)[0]])
+        nets[-1] = (W * heard[:, :, None], b)
+        params = {"nets": nets, **policy.start(seed.device)}
+        renewing = vmap(lambda seed: renewal.start(seed, sizes, activation))(seeds)
+        return {"params": params, "memory": optimiser.start(params), "renewal": renewing}
 
     def step(agent: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         action, (old, advantage, target) = y[:, :-3], y[:, -3:].T
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
         def objective(params):
-            output, of_policy = vmap(lambda o: forward(params["policy"], o, activation))(x)
-            value, of_value = vmap(lambda o: forward(params["value"], o, activation))(x)
+            over_examples = vmap(lambda net, x: forward(net, x, activation), (None, 0))
+            (output, value), features = vmap(over_examples, (0, None))(params["nets"], x)
             new = vmap(lambda o, a: policy.log_probability(o, params, a))(output, action)
             entropy = vmap(lambda o: policy.entropy(o, params))(output).mean()
             loss = (-clipped_gain(new - old, advantage, hyper["clip"]).mean()
                     + hyper["value_weight"] * ((value[:, 0] - target) ** 2).mean()
                     - hyper["entropy_weight"] * entropy)
-            return loss, (loss, {"policy": of_policy, "value": of_value})
+            return loss, (loss, features)
 
         gradients, (loss, features) = grad(objective, has_aux=True)(agent["params"])
         gradients = cut(gradients, hyper["most_gradient"])
         params, memory = optimiser.update(agent["params"], gradients, agent["memory"], hyper)
-        params, memory, kept = dict(params), {k: dict(m) for k, m in memory.items()}, {}
-        for net in sizes:
-            own = {name: part[net] for name, part in memory.items()}
-            params[net], own, kept[net] = renewal.step(params[net], own, agent["renewal"][net],
-                                                       features[net], hyper)
-            for name, part in own.items():
-                memory[name][net] = part
-        return {"params": params, "memory": memory, "renewal": kept}, loss
+        nets, of_nets, renewing = vmap(renewal.step, (0, 0, 0, 0, None))(
+            params["nets"], {name: part["nets"] for name, part in memory.items()},
+            agent["renewal"], features, hyper)
+        memory = {name: {**part, "nets": of_nets[name]} for name, part in memory.items()}
+        return {"params": {**params, "nets": nets}, "memory": memory, "renewal": renewing}, loss
 
     settings = {**optimiser.settings, **renewal.settings, "step_size": 3e-4, "clip": 0.2,
                 "value_weight": 0.5, "entropy_weight": 0.0, "most_gradient": 0.5,
@@ -180,9 +180,8 @@ def experience(agents: dict, hypers: dict, rollout: dict, activation: str, seeds
     X [epochs x minibatches, agents, minibatch, observations]
     Y [epochs x minibatches, agents, minibatch, action, log-probability, advantage, return]
     """
-    look = valuing(activation)
-    value, next_value = (look(agents["params"]["value"], rollout[name])
-                         for name in ("observation", "next_observation"))
+    look, net = valuing(activation), networks(agents["params"])["value"]
+    value, next_value = look(net, rollout["observation"]), look(net, rollout["next_observation"])
     gamma, decay = hypers["discount"][:, None], hypers["trace_decay"][:, None]
     A = advantages(rollout["reward"], value, next_value, rollout["terminal"], rollout["over"],
                    gamma, decay)
@@ -199,6 +198,12 @@ def experience(agents: dict, hypers: dict, rollout: dict, activation: str, seeds
         return cut.transpose(1, 2).flatten(0, 1).contiguous()
 
     return shuffled(rollout["observation"]), shuffled(y)
+
+
+def networks(params: dict) -> dict[str, list]:
+    """Tell the two networks of an ensemble of agents apart, weights [agents, ...]."""
+    policy, value = (tree_map(lambda a: a[:, i], params["nets"]) for i in (0, 1))
+    return {"policy": policy, "value": [*value[:-1], tuple(a[:, :1] for a in value[-1])]}
 
 
 def valuing(activation: str) -> Callable:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from dyndl_lite import checkpoint, diagnostics, draws, drivers
 from dyndl_lite.ensemble import grid
 from dyndl_lite.progress import progress
-from dyndl_lite.rl.ppo import ActorCritic, Routine, experience
+from dyndl_lite.rl.ppo import ActorCritic, Routine, experience, networks
 
 RENEWED = ("nothing", "heads", "all")
 
@@ -46,8 +46,8 @@ def renew(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) -> dict:
     agents = tree_map(chosen(all_of_it), fresh, agents)
 
     def with_heads(new: dict, old: dict) -> dict:
-        return {net: ([*old[net][:-1], tree_map(chosen(heads), new[net][-1], old[net][-1])]
-                      if net in ("policy", "value") else old[net]) for net in old}
+        *hidden, last = old["nets"]
+        return {**old, "nets": [*hidden, tree_map(chosen(heads), new["nets"][-1], last)]}
 
     return {**agents, "params": with_heads(fresh["params"], agents["params"]),
             "memory": {name: with_heads(fresh["memory"][name], part)
@@ -57,8 +57,8 @@ def renew(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) -> dict:
 def look(agents: dict, seen: Tensor, activation: str) -> dict[str, Tensor]:
     """Look inside both networks of every agent [agents], on what it saw [agents, n, observations]."""
     one, found = vmap(lambda params, X: diagnostics.diagnose(params, X, activation)), {}
-    for net in ("policy", "value"):
-        found |= {f"{net}_{name}": v for name, v in one(agents["params"][net], seen).items()}
+    for net, params in networks(agents["params"]).items():
+        found |= {f"{net}_{name}": v for name, v in one(params, seen).items()}
     return found
 
 
