@@ -60,6 +60,32 @@ class Navigation(NamedTuple):
 navigation = Navigation()
 
 
+def expected_return(choose, deviation: float = 0.5, episodes: int = 20_000) -> float:
+    """Mean return of an episode in which the mean action is ``choose(place)``, by simulation.
+
+    ``straight`` and ``aimless`` give the ends of the scale on which agents are measured.
+    """
+    draw = draws.uniform(torch.tensor(0), draws.START, torch.arange(episodes)[:, None], torch.arange(2))
+    place, total = draw, torch.zeros(episodes)
+    for t in range(navigation.limit):
+        u = draws.uniform(torch.tensor(0), draws.ACTION, t, torch.arange(2 * episodes))
+        chance = torch.special.ndtri(u.double() + 2.0**-25).float().reshape(episodes, 2)
+        action = choose(place) + deviation * chance
+        place = (place + STRIDE * action).clamp(0, 1)
+        total -= (place - torch.tensor(GOAL)).norm(dim=1)
+    return float(total.mean())
+
+
+def straight(place: Tensor) -> Tensor:
+    """Go to the goal in one stride: the best mean action where chance cannot be undone."""
+    return (torch.tensor(GOAL) - place) / STRIDE
+
+
+def aimless(place: Tensor) -> Tensor:
+    """Go nowhere in particular."""
+    return torch.zeros_like(place)
+
+
 def new_code(seed: Tensor, number: Tensor | int) -> dict:
     """Give what changes from task to task, for `torch_worlds`: the code, and nothing else."""
     return {"code": navigation.code(seed, number)}

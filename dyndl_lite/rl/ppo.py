@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dyndl_lite import draws
+from dyndl_lite import draws, drivers
 from dyndl_lite.backprop import Optimiser, adam
 from dyndl_lite.network import forward, initialise
 from dyndl_lite.rl.policies import Policy
@@ -204,6 +204,12 @@ def networks(params: dict) -> dict[str, list]:
     """Tell the two networks of an ensemble of agents apart, weights [agents, ...]."""
     policy, value = (tree_map(lambda a: a[:, i], params["nets"]) for i in (0, 1))
     return {"policy": policy, "value": [*value[:-1], tuple(a[:, :1] for a in value[-1])]}
+
+
+def to_act(params: dict) -> dict:
+    """Give what acting takes: the policy network, and what is learned beside it."""
+    learned = {name: part for name, part in params.items() if name != "nets"}
+    return drivers.laid_out({**learned, "policy": networks(params)["policy"]})
 
 
 def valuing(activation: str) -> Callable:

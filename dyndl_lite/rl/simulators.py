@@ -17,7 +17,7 @@ from torch.func import vmap
 from dyndl_lite import draws, drivers
 from dyndl_lite.network import forward
 from dyndl_lite.rl.policies import Policy, categorical, gaussian
-from dyndl_lite.rl.ppo import ActorCritic, Routine, networks
+from dyndl_lite.rl.ppo import ActorCritic, Routine, to_act
 
 
 def policy_for(env: gymnasium.Env) -> Policy:
@@ -91,7 +91,7 @@ class Simulators:
                   "action": [self.policy.numbers], "log_probability": []}.items()}
         found |= {name: torch.empty(steps, agents, envs, dtype=torch.bool)
                   for name in ("terminal", "over")}
-        params = {**params, "policy": networks(params)["policy"]}
+        params = to_act(params)
         for t in range(steps):
             row = self.choose({}, params, self.seen[None], u[t][None])[1][0]
             found["observation"][t], found["log_probability"][t] = self.seen, row[..., -1]

@@ -8,7 +8,7 @@ from torch.func import vmap
 
 from dyndl_lite import draws, drivers
 from dyndl_lite.network import forward
-from dyndl_lite.rl.ppo import ActorCritic, Routine, networks
+from dyndl_lite.rl.ppo import ActorCritic, Routine, to_act
 
 
 def acting(world, agent: ActorCritic) -> Callable:
@@ -87,7 +87,7 @@ class TorchWorlds:
         u = torch.stack([self.numbers(draws.ACTION, t, size=self.numbers_of_action)
                          for t in times])
         draw = torch.stack([self.numbers(draws.START, 1, t, size=4) for t in times])
-        self.states, rows = self.act(self.states, {**params, "policy": networks(params)["policy"]}, u, draw)
+        self.states, rows = self.act(self.states, to_act(params), u, draw)
         return parts(rows, self.world.observations)
 
     def state(self) -> dict:
