@@ -9,7 +9,7 @@ after an interruption from its checkpoints under build/record/rl/ (stable-baseli
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
@@ -35,9 +35,9 @@ INSIDE = [f"{net}_{what}" for net in ("policy", "value")
           for what in ("rarely_active_units", "weight_magnitude", "effective_rank")]
 FEW, ALL = range(10), range(30)
 
-# navigation: 30 tasks of 15 iterations; a few tasks a row ------------------------------------------
+# navigation: 25 tasks of 15 iterations; a few tasks a row ------------------------------------------
 
-TASKS, ITERATIONS, GROUP = 30, 15, 5
+TASKS, ITERATIONS, GROUP = 25, 15, 5
 BASE = {"step_size": 3e-3, "discount": 0.9, "trace_decay": 0.9}
 PROPER = {**BASE, "beta_1": 0.99, "beta_2": 0.99}
 OFF = {"weight_decay": 0.0, "replacement_rate": 0.0, "maturity_threshold": 300.0}
@@ -101,14 +101,15 @@ def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd
     return rows.assign(env=about[0], learner=about[1], setting=about[2])[COLUMNS]
 
 
-def record_navigation(part: str) -> pd.DataFrame:
+def record_navigation(part: str) -> Iterator[pd.DataFrame]:
     """Record all arms with a few seeds; then the best setting of each learner with the others too."""
     rows = navigate(part, FEW)
+    yield rows
     late = rows[(rows.metric == "return") & (rows.step > rows.step.max() // 2)]
     means = late.groupby(["env", "learner", "setting"]).value.mean().sort_values()
     best = {key[:2]: key for key in means.index}
     more = navigate(part, range(FEW.stop, ALL.stop), lambda key: key == best[key[:2]])
-    return pd.concat([rows, more])
+    yield pd.concat([rows, more])
 
 
 # control and robots -------------------------------------------------------------------------------
@@ -119,27 +120,27 @@ def tidy(frame: pd.DataFrame, env: str, setting: str, metrics: list[str]) -> pd.
     return long.assign(env=env, setting=setting)[COLUMNS]
 
 
-def record_cart_pole() -> pd.DataFrame:
+def record_cart_pole() -> Iterator[pd.DataFrame]:
     """Let PPO solve CartPole in torch (gymnasium's, number for number)."""
     agent, routine = ppo(4, categorical(2), (64, 64), "tanh"), Routine(8, 128, 10, 16)
     frame = practice.run(torch_worlds(cart_pole), agent, {"ppo": Arm({"step_size": 1e-3})}, FEW, 200, 10,
                          routine=routine, folder=CHECKPOINTS, name="cart_pole")
-    return tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
+    yield tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
 
 
 HOPPER_SEEDS, HOPPER_STEPS, ROLLOUT = range(5), 50 * 2048, 2048
 
 
-def record_hopper() -> pd.DataFrame:
+def record_hopper() -> Iterator[pd.DataFrame]:
     """PPO on Hopper with the settings that stable-baselines3 has by default."""
     agent = ppo(11, gaussian(3), (64, 64), "tanh")
     place = simulators(lambda seed: gymnasium.make("Hopper-v5", disable_env_checker=True), "Hopper-v5")
     frame = practice.run(place, agent, {"ppo": Arm()}, HOPPER_SEEDS, HOPPER_STEPS // ROLLOUT, 2,
                          routine=Routine(1, ROLLOUT, 10, 32), folder=CHECKPOINTS, name="hopper")
-    return tidy(frame, "Hopper-v5", "defaults", ["return"])
+    yield tidy(frame, "Hopper-v5", "defaults", ["return"])
 
 
-def record_stable_baselines3() -> pd.DataFrame:
+def record_stable_baselines3() -> Iterator[pd.DataFrame]:
     """Record the same with stable-baselines3, seed by seed; the means are over the same steps."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
@@ -169,7 +170,7 @@ def record_stable_baselines3() -> pd.DataFrame:
             kept.parent.mkdir(parents=True, exist_ok=True)
             frame.assign(learner="stable_baselines3", seed=seed).to_csv(kept, index=False)
         frames.append(pd.read_csv(kept))
-    return tidy(pd.concat(frames), "Hopper-v5", "defaults", ["return"])
+    yield tidy(pd.concat(frames), "Hopper-v5", "defaults", ["return"])
 
 
 ANT = {"step_size": 1e-4, "most_gradient": 1e9}
@@ -177,7 +178,7 @@ ANT_PROPER = {**ANT, "beta_1": 0.99, "beta_2": 0.99}
 ANT_SEEDS, ANT_ITERATIONS, PERIOD = range(2), 100, 40_000
 
 
-def record_ant(slippery: bool) -> pd.DataFrame:
+def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
     """PPO and continual PPO on the Ant with the published settings, but for far fewer steps."""
     period = PERIOD if slippery else None
     agent = ppo(27, gaussian(8), (256, 256), optimiser=decayed(adam), renewal=renewal.replacement())
@@ -188,13 +189,13 @@ def record_ant(slippery: bool) -> pd.DataFrame:
     place = simulators(lambda seed: slippery_ant.ant(seed, period), name)
     frame = practice.run(place, agent, arms, ANT_SEEDS, ANT_ITERATIONS, 4,
                          routine=Routine(1, ROLLOUT, 10, 16), folder=CHECKPOINTS, name=name)
-    return tidy(frame, "SlipperyAnt-v5" if slippery else "Ant-v5", "published", ["return", *INSIDE])
+    yield tidy(frame, "SlipperyAnt-v5" if slippery else "Ant-v5", "published", ["return", *INSIDE])
 
 
 SPEED_SEEDS, ROUNDS = range(10), 3
 
 
-def record_speed() -> pd.DataFrame:
+def record_speed() -> Iterator[pd.DataFrame]:
     """Steps per second of processor time, ours with ten seeds together and stable-baselines3, in turns.
 
     The same work for both: CartPole, 8 copies of 128 steps, and Hopper, one of 2 048, with 64 x 64
@@ -227,7 +228,7 @@ def record_speed() -> pd.DataFrame:
                      [("ppo", each * len(SPEED_SEEDS), middle - begin),
                       ("stable_baselines3", each, end - middle)]]
     frame = pd.DataFrame(rows, columns=["env", "learner", "seed", "value"])
-    return frame.assign(setting=f"{len(SPEED_SEEDS)} seeds together", step=0,
+    yield frame.assign(setting=f"{len(SPEED_SEEDS)} seeds together", step=0,
                         metric="steps_per_second")[COLUMNS]
 
 
@@ -256,15 +257,15 @@ def main() -> None:
         print("\n".join(PARTS))
     for name in given.parts:
         begin = time.monotonic()
-        rows = PARTS[name]()
-        made = {"command": f"python data/record_rl.py {name}",
-                "seconds": round(time.monotonic() - begin)}
-        for (env, learner), own in rows.groupby(["env", "learner"], sort=False):
-            provenance.keep(TABLE, f"{env}/{learner}", {"env": env, "learner": learner}, own, **made)
-        last = rows[(rows.metric.isin(["return", "steps_per_second"]))
-                    & (rows.step == rows.step.max())]
-        print(f"{name}:\n{last.groupby(['env', 'learner', 'setting']).value.agg(['mean', 'sem', 'count'])}",
-              flush=True)
+        for rows in PARTS[name]():  # all that is known so far
+            made = {"command": f"python data/record_rl.py {name}",
+                    "seconds": round(time.monotonic() - begin)}
+            for (env, learner), own in rows.groupby(["env", "learner"], sort=False):
+                provenance.keep(TABLE, f"{env}/{learner}", {"env": env, "learner": learner}, own, **made)
+            told = rows[(rows.step == rows.step.max())
+                        & rows.metric.isin(["return", "steps_per_second"])]
+            told = told.groupby(["env", "learner", "setting"]).value.agg(["mean", "sem", "count"])
+            print(f"{name}:\n{told}", flush=True)
 
 
 if __name__ == "__main__":

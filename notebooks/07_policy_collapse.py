@@ -69,7 +69,8 @@ plots.source(algorithm.advantages)
 
 # %% [markdown]
 # Then it makes good actions more likely, in several epochs of minibatches, but only until their
-# probability has changed by a factor of $1 \pm \epsilon$; with $r = \pi_{new}(a_t)/\pi_{old}(a_t)$ it climbs
+# probability has changed by a factor of $1 \pm \epsilon$; with $r = \pi_{new}(a_t)/\pi_{old}(a_t)$ it
+# climbs
 #
 # $$ \mathbb{E}\left[\min\big(r A_t,\ \mathrm{clip}(r, 1-\epsilon, 1+\epsilon)\, A_t\big)\right] . $$
 
@@ -154,19 +155,20 @@ paired.round(3)
 # ## Inside, over a life
 #
 # The same measures as in notebook 04, on what the agent just saw, for both networks: units active on
-# fewer than 1 % of it (*dormant* in what follows), the mean magnitude of the weights, and the effective rank of the hidden
-# layers.
+# fewer than 1 % of it (*dormant* in what follows), the mean magnitude of the weights, and the
+# effective rank of the hidden layers.
 
 # %%
 watched = ["PPO, proper betas", "+ L2", "+ continual backprop", "PPO, proper betas, no changes"]
 inside = per_task[per_task.learner.isin(watched)]
-looks = {"rarely_active_units": "dormant units (share)", "weight_magnitude": "mean weight magnitude",
-         "effective_rank": "effective rank (dimensions)"}
-figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), sharex=True)
+looks = {"rarely_active_units": "dormant units (share)", "weight_magnitude": "weight magnitude (mean)",
+         "effective_rank": "effective rank"}
+figure, axes = plt.subplots(2, 3, figsize=(13, 7), sharex=True)
 for row, net in zip(axes, ("policy", "value")):
     for ax, (what, label) in zip(row, looks.items()):
         plots.curves(inside, f"{net}_{what}", "learner", ax, x="task", xlabel="task (number)")
         ax.set(ylabel=f"{net}: {label}")
+        ax.yaxis.label.set_size(10)
         ax.get_legend().remove()
 axes[0, 2].legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 figure.suptitle(f"Inside both networks, {runs} runs, 95 % interval")
@@ -196,27 +198,27 @@ for ax, net in zip(axes, ("policy", "value")):
     ax.set(xlabel=f"dormant units of the {net} network (share)")
 axes[0].set(ylabel="score in the last task")
 axes[1].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-still, moving = (last[last.learner == name] for name in (watched[3], watched[0]))
+of_last = last.groupby("learner")[["policy_rarely_active_units", "value_rarely_active_units", "score"]]
+still, moving = (of_last.mean().loc[name] for name in (watched[3], watched[0]))
 plots.show(figure, "dormancy", out=out, alt=(
     "Score against dormant units, one dot an agent. Where nothing changes "
-    f"{still.policy_rarely_active_units.mean():.0%} of the policy's and {still.value_rarely_active_units.mean():.0%} "
-    f"of the value network's units are dormant at a mean score of {still.score.mean():.2f}; where the code changes, "
-    f"{moving.policy_rarely_active_units.mean():.0%} and {moving.value_rarely_active_units.mean():.0%} at "
-    f"{moving.score.mean():.2f}."))
+    f"{still.iloc[0]:.0%} of the policy's and {still.iloc[1]:.0%} of the value network's units are "
+    f"dormant at a mean score of {still.iloc[2]:.2f}; where the code changes, {moving.iloc[0]:.0%} and "
+    f"{moving.iloc[1]:.0%} at {moving.iloc[2]:.2f}."))
 
 # %% [markdown]
 # ## Controls that take longer: recorded runs
 #
-# Made with `python data/record_rl.py navigation/replacement ...` (not computed just now): 30 tasks, all
+# Made with `python data/record_rl.py navigation/replacement ...` (not computed just now): 25 tasks, all
 # settings of a sweep with 10 seeds, each learner's best with 30. *Heads reset* draws the output layers anew
 # at each change, and nothing else; *random replacement* replaces as many units as continual
 # backprop, whichever they are.
 
 # %%
-record = pd.read_csv("../data/results/rl.csv", keep_default_na=False, na_values=[""]).fillna({"setting": ""})
+record = pd.read_csv("../data/results/rl.csv").fillna({"setting": ""})
 walks = record[record.env.str.startswith("navigation") & (record.metric == "return")].copy()
-walks["score"] = (walks.value.astype(float) - lowest) / (highest - lowest)
-ends = walks[walks.step > walks.step.max() * 5 // 6].groupby(["env", "learner", "setting", "seed"]).score.mean()
+walks["score"] = (walks.value - lowest) / (highest - lowest)
+ends = walks[walks.step == walks.step.max()].groupby(["env", "learner", "setting", "seed"]).score.mean()
 recorded = compare.table(ends, "last 5 tasks").sort_values("last 5 tasks", ascending=False)
 recorded.round(3)
 
@@ -230,8 +232,8 @@ middle = best["last 5 tasks"].to_numpy()
 ax.errorbar(middle, range(len(best)), fmt="o", capsize=3,
             xerr=[middle - best.low, best.high - middle])
 ax.set_yticks(range(len(best)), names)
-ax.set(xlabel="score in the last 5 of 30 tasks (mean, 95 % interval)",
-       title=f"Recorded, each learner at its best setting, {best.runs.min():.0f} to {best.runs.max():.0f} runs")
+ax.set(xlabel="score in the last 5 of 25 tasks (mean, 95 % interval)",
+       title=f"Recorded, each learner at its best, {best.runs.min():.0f} to {best.runs.max():.0f} runs")
 plots.show(figure, "recorded", out=out, alt=(
     "Score in the last five tasks, each learner at its best, from low to high: "
     + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, middle)) + "."))
@@ -261,9 +263,8 @@ differences.round(3)
 
 # %%
 def curve(env):
-    """Rows of one environment's returns, with their values as numbers."""
-    return record[(record.env == env) & (record.metric == "return")].assign(
-        value=lambda rows: rows.value.astype(float))
+    """The returns of one environment."""
+    return record[(record.env == env) & (record.metric == "return")]
 
 
 control, robot = curve("CartPole-v1"), curve("Hopper-v5")
@@ -273,22 +274,24 @@ plots.curves(robot, "value", "learner", axes[1], xlabel="steps")
 for ax, name, rows in zip(axes, ("CartPole", "Hopper"), (control, robot)):
     ax.set(ylabel="mean return of an episode", title=f"{name}, {rows.seed.nunique()} seeds, 95 % interval")
     ax.legend(title=None, loc="lower right")
-ends_here = {name: compare.table(rows[rows.step > 0.9 * rows.step.max()].groupby(["learner", "seed"]).value.mean())
+ends_here = {name: compare.table(rows[rows.step > 0.9 * rows.step.max()]
+                                 .groupby(["learner", "seed"]).value.mean())
              for name, rows in (("CartPole", control), ("Hopper", robot))}
 whole = robot.groupby(["learner", "seed"]).value.mean()  # the area under the curve
 both = {"CartPole, last tenth": ends_here["CartPole"], "Hopper, last tenth": ends_here["Hopper"],
         "Hopper, whole run": compare.table(whole)}
 plots.show(figure, "control", out=out, alt=(
     "Return against steps. " + "; ".join(f"{name}: " + ", ".join(
-        f"{learner} {row['mean']:.0f}" for learner, row in rows.iterrows()) for name, rows in both.items()) + "."))
+        f"{learner} {row['mean']:.0f}" for learner, row in rows.iterrows())
+        for name, rows in both.items()) + "."))
 pd.concat(both, names=["what", "learner"]).round(1)
 
 # %% [markdown]
 # ## Slippery Ant
 #
-# The published experiment: a four-legged robot, PPO with two layers of 256 units, and every 2 M steps, at the
-# next end of an episode, a new friction of the ground, log-uniform from 0.02 (ice) to 2 (rubber). The frictions are a
-# function of the seed. MuJoCo simulates it, if it is installed.
+# The published experiment: a four-legged robot, PPO with two layers of 256 units, and every 2 M steps,
+# at the next end of an episode, a new friction of the ground, log-uniform from 0.02 (ice) to 2 (rubber).
+# The frictions are a function of the seed. MuJoCo simulates it, if it is installed.
 
 # %%
 plots.source(slippery_ant.friction, slippery_ant.Slippery.reset)
@@ -309,8 +312,8 @@ else:
               f"{seen['distance_from_origin']:.2f} m from where they began")
 
 # %% [markdown]
-# What we recorded (`python data/record_rl.py slippery_ant/ppo`) has the published settings and is very short: a
-# figure of a machine that runs, not evidence about plasticity.
+# What we recorded (`python data/record_rl.py slippery_ant/ppo`) has the published settings and is very
+# short: a figure of a machine that runs, not evidence about plasticity.
 
 # %%
 ants = curve("SlipperyAnt-v5")
@@ -325,7 +328,7 @@ plots.show(figure, "slippery_ant", out=out, alt=(
     f"Return of Slippery Ant over {reached:,} steps; mean of the last quarter: "
     + ", ".join(f"{name} {value:.0f}" for name, value in last_ant.items()) + "."))
 print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M of Slippery Ant, "
-      f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant; {pairs_of_ant} seeds, not 30")
+      f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant; {pairs_of_ant} seeds")
 
 # %% tags=["provenance"]
 provenance.footer(profile=profile, runs=runs, tasks=tasks, iterations=iterations, seed=seed,

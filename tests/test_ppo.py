@@ -114,7 +114,8 @@ def test_experience_lays_out_every_row_once_an_epoch():
     nets, given = vmap(agent.start)(seeds), {k: torch.full((agents,), float(v))
                                              for k, v in agent.settings.items()}
     shape, g = (6, agents, 2), torch.Generator().manual_seed(3)
-    rollout = {"observation": torch.randn(*shape, 4, generator=g), "reward": torch.randn(shape, generator=g),
+    rollout = {"observation": torch.randn(*shape, 4, generator=g),
+               "reward": torch.randn(shape, generator=g),
                "next_observation": torch.randn(*shape, 4, generator=g),
                "action": torch.randint(3, (*shape, 1), generator=g).float(),
                "log_probability": torch.randn(shape, generator=g),

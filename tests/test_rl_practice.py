@@ -2,6 +2,9 @@
 
 import builtins
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -12,6 +15,7 @@ from torch.func import vmap
 from dyndl_lite import checkpoint
 from dyndl_lite.backprop import adam
 from dyndl_lite.remedies import decayed
+from dyndl_lite.rl import navigation as navigation_module
 from dyndl_lite.rl import practice, renewal, simulators, slippery_ant
 from dyndl_lite.rl.navigation import GOAL, navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
@@ -20,6 +24,7 @@ from dyndl_lite.rl.practice import Arm
 from dyndl_lite.rl.torch_worlds import torch_worlds
 from dyndl_lite.rl.worlds import cart_pole
 
+ROOT = Path(__file__).resolve().parent.parent
 needs_mujoco = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="no MuJoCo")
 SMALL = Routine(envs=3, steps=8, epochs=2, minibatches=2)
 
@@ -53,6 +58,18 @@ def test_codes_differ_by_task_and_seed_and_are_equally_rough():
     assert float(torch.stack(codes).std()) == pytest.approx(4, rel=0.03)
 
 
+def test_the_ends_of_the_scale_beside_a_simulation_in_numpy():
+    rng = np.random.default_rng(0)
+    for name, choose in (("aimless", lambda p: 0 * p), ("straight", lambda p: (0.5 - p) / 0.2)):
+        place, total = rng.random((20_000, 2)), 0
+        for _ in range(6):
+            action = choose(place) + 0.5 * rng.standard_normal(place.shape)
+            place = np.clip(place + 0.2 * action, 0, 1)
+            total -= np.hypot(*(place - 0.5).T).mean()
+        found = navigation_module.expected_return(getattr(navigation_module, name))
+        assert found == pytest.approx(total, abs=0.02)
+
+
 # the ensemble -----------------------------------------------------------------------------------
 
 def live(arms, seeds, iterations=4, place=NAVIGATING, agent=NAVIGATOR, **more):
@@ -84,7 +101,8 @@ def test_arms_meet_the_same_world_until_they_differ():
 def test_what_is_renewed():
     agents, fresh = vmap(NAVIGATOR.start)(torch.arange(3)), vmap(NAVIGATOR.start)(torch.arange(5, 8))
     agents["memory"]["m"]["nets"][-1][0].fill_(9.0)
-    new = practice.renew(agents, fresh, torch.tensor([True, False, False]), torch.tensor([False, True, False]))
+    new = practice.renew(agents, fresh, torch.tensor([True, False, False]),
+                         torch.tensor([False, True, False]))
     for layer in range(3):
         for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
             assert torch.equal(new["params"]["nets"][layer][0][a], source["params"]["nets"][layer][0][a])
@@ -189,10 +207,10 @@ def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
     agent = ppo(4, categorical(2), (32, 32), "tanh")
     for place in (torch_worlds(cart_pole),
                   simulators.simulators(lambda seed: gymnasium.make("CartPole-v1"), "CartPole-v1")):
-        frame = practice.run(place, agent, {"ppo": Arm({"step_size": 2e-3})}, range(2), 24, 4,
+        frame = practice.run(place, agent, {"ppo": Arm({"step_size": 2e-3})}, range(2), 20, 4,
                              routine=routine)
-        assert frame[frame.step == 24 * 512]["return"].min() > 80
-        assert frame[frame.step == 4 * 512]["return"].max() < 80
+        assert frame[frame.step == 20 * 512]["return"].min() > 70
+        assert frame[frame.step == 4 * 512]["return"].max() < 70
 
 
 def test_a_killed_run_on_gymnasium_goes_on_bit_for_bit(tmp_path):
@@ -309,12 +327,30 @@ def test_a_simulator_goes_on_bit_for_bit_from_what_was_saved(name, tmp_path):
     np.testing.assert_array_equal(walk(again, actions[130:]), walk(env, actions[130:]))
 
 
-@needs_mujoco
-def test_a_killed_life_on_slippery_ground_goes_on_bit_for_bit(tmp_path):
+def on_slippery_ground(**more):
     place = simulators.simulators(lambda seed: slippery_ant.ant(seed, 20), "slippery ant 20")
     agent = ppo(27, gaussian(8), (8,), renewal=renewal.replacement())
     arms = {"cbp": Arm({"replacement_rate": 0.1, "maturity_threshold": 3})}
-    whole = live(arms, range(2), 8, place, agent)
-    live(arms, range(2), 4, place, agent, folder=tmp_path)
-    again = live(arms, range(2), 8, place, agent, folder=tmp_path)
-    assert again.equals(whole) and len(again) == 8
+    return live(arms, range(2), 8, place, agent, **more)
+
+
+@needs_mujoco
+def test_a_life_on_slippery_ground_that_is_killed_goes_on_bit_for_bit(tmp_path):
+    """SIGKILL after the second checkpoint; frictions have changed by then and change again."""
+    program = f"""if True:
+        import os, sys
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
+        import test_rl_practice as here
+        save, count = here.checkpoint.save, []
+        def die(*given):
+            save(*given)
+            count.append(1)
+            if len(count) == 2:
+                os.kill(os.getpid(), 9)
+        here.checkpoint.save = die
+        here.on_slippery_ground(folder={str(tmp_path)!r}, save_every=0)
+    """
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert torch.load(tmp_path / "agents.pt", weights_only=True)["iteration"] == 4
+    assert on_slippery_ground(folder=tmp_path).equals(on_slippery_ground())

@@ -55,8 +55,8 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
     -------
     ActorCritic
         Its step takes x [minibatch, observations] and y [minibatch, action and three numbers], as
-        `experience` lays them out, and gives the loss. The settings are those of the optimiser and the renewal, and
-        ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
+        `experience` lays them out, and gives the loss. The settings are those of the optimiser and
+        the renewal, and ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
         ``entropy_weight``, ``most_gradient`` (the norm that the gradient is cut to), and for
         `advantages` ``discount`` and ``trace_decay`` (gamma and lambda).
 

@@ -1,7 +1,8 @@
 """Let PPO agents act and learn by turns, task after task, an ensemble side by side.
 
 An ensemble has one agent for each arm of an experiment and each seed. They share one compiled step, so
-arms differ in settings, in whether their world changes, and in what they renew when it does.
+arms differ in settings, in whether their world changes, and in what they renew when it does. All of it
+runs on the CPU: the networks are small, and the simulators are there.
 """
 
 import time

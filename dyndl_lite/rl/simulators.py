@@ -40,7 +40,9 @@ def simulators(make: Callable, mark: str) -> Callable:
     mark : str
         Says what it makes, so that another one does not continue its checkpoint.
     """
-    made = lambda *given: Simulators(make, *given)  # noqa: E731
+    def made(*given):
+        return Simulators(make, *given)
+
     made.mark = mark
     return made
 

@@ -52,7 +52,9 @@ def torch_worlds(world, change: Callable = lambda seed, number: {}) -> Callable:
     change : function of (seed, number)
         What the world is like in task `number`, from 0: a dict of ``physics`` or ``code``.
     """
-    made = lambda *given: TorchWorlds(world, change, *given)  # noqa: E731
+    def made(*given):
+        return TorchWorlds(world, change, *given)
+
     made.mark = (world.name, change.__qualname__)
     return made
 
