@@ -37,6 +37,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from scipy import stats
+
 from dyndl_lite import claims, compare, plots, provenance
 from dyndl_lite.backprop import adam
 from dyndl_lite.remedies import decayed
@@ -252,6 +254,9 @@ differences = pd.DataFrame({
     name: [*compare.paired(of(a), of(b)), len(of(a).index.intersection(of(b).index))]
     for name, (a, b) in pairs.items() if a in best.loc["navigation"].index
     and b in best.loc["navigation"].index}, index=["difference", "low", "high", "pairs"]).T
+if "continual backprop - random replacement" in differences.index:
+    claims.record(out, "ppo-cbp-beats-random",
+                  differences.loc["continual backprop - random replacement", "low"], profile)
 differences.round(3)
 
 # %% [markdown]
@@ -285,6 +290,15 @@ plots.show(figure, "control", out=out, alt=(
         f"{learner} {row['mean']:.0f}" for learner, row in rows.iterrows())
         for name, rows in both.items()) + "."))
 pd.concat(both, names=["what", "learner"]).round(1)
+
+# %%
+ours, theirs = (whole[learner] for learner in ("ppo", "stable_baselines3"))
+low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+print(f"Hopper, mean return over the whole run, ours - stable-baselines3: "
+      f"{ours.mean() - theirs.mean():+.0f} (95 % interval {low:+.0f} to {high:+.0f}, "
+      f"{len(ours)} and {len(theirs)} seeds, not paired)")
+claims.record(out, "ppo-solves-cart-pole", ends_here["CartPole"]["mean"].iloc[0], profile)
+claims.record(out, "ppo-as-fast-as-others", ours.mean() / theirs.mean(), profile)
 
 # %% [markdown]
 # ## Slippery Ant
