@@ -335,7 +335,7 @@ reached, pairs_of_ant = int(ants.step.max()), ants.seed.nunique()
 figure, ax = plt.subplots()
 plots.curves(ants, "value", "learner", ax, xlabel="steps")
 ax.set(ylabel="mean return of an episode",
-       title=f"Recorded: Slippery Ant, {pairs_of_ant} seeds, friction changes every 40 k steps")
+       title=f"Recorded: Slippery Ant, {pairs_of_ant} seeds, a new friction every 20 k steps")
 ax.legend(title=None)
 last_ant = ants[ants.step > 0.75 * reached].groupby("learner").value.mean()
 plots.show(figure, "slippery_ant", out=out, alt=(
