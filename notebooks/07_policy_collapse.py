@@ -344,6 +344,33 @@ plots.show(figure, "slippery_ant", out=out, alt=(
 print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M of Slippery Ant, "
       f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant; {pairs_of_ant} seeds")
 
+# %% [markdown]
+# ## What to make of it
+#
+# *It is real.* The same PPO that learns any code from a fresh start, and keeps one that never changes just
+# as long, loses about half of its score when codes follow one another. In some tasks some agents do worse
+# than one without aim: what they do by habit is wrong now, and they do not learn out of it.
+#
+# *Continual backprop and L2 both keep most of it*, and these runs do not tell the two apart. Neither is
+# whole: an agent that begins afresh at every change does better still, but it has to be told when. The
+# published replacement rate of 1e-4 does nothing in a life this short.
+#
+# *With standard betas the output layer is the patient.* Drawing only the heads anew at each change brings
+# back all of the loss; with proper betas most of it, and the rest sits in the hidden layers.
+#
+# *A look inside does not say who is ill.* Where nothing changes most units of the value network fall
+# dormant, its rank shrinks to two, and the agent is perfectly well; L2 has the smallest weights and a low
+# rank, and learns. Among agents of one kind, more dormant units do not go with a lower score. With proper
+# betas the failing agent's weights grow as no healthy one's do here; with standard betas not even that:
+# they end no larger than those of the agent that begins afresh.
+#
+# *Limits.* One small world, one architecture; a code that changes is not friction that changes. The robot
+# runs are far too short to repeat the published result.
+#
+# **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Replace random
+# units (`renewal.replacement("random")`). (3) Let the `physics` of CartPole slip instead of the code
+# (`worlds.slipped`): does PPO collapse there too? (4) Give the Ant a night.
+
 # %% tags=["provenance"]
 provenance.footer(profile=profile, runs=runs, tasks=tasks, iterations=iterations, seed=seed,
                   step_size=step_size, weight_decay=weight_decay, replacement_rate=replacement_rate)
