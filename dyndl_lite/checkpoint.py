@@ -11,9 +11,11 @@ from dyndl_lite.files import atomic
 # The code that decides a trajectory: a checkpoint of other code is not continued.
 _MODULES = ("backbone", "backprop", "continual_backprop", "convolution", "decentralised", "draws",
             "drivers", "dynamic", "ensemble", "fractals", "fringe", "growth", "hidden_layers",
-            "image_tasks", "learning", "network", "recurring", "remedies", "resets", "step_sizes",
-            "rl/actor_critic", "rl/batch_learners", "rl/kit", "rl/life", "rl/lives", "rl/streaming",
-            "rl/worlds", "streams", "tracking")
+            "image_tasks", "learning", "network", "recurring", "remedies", "resets",
+            "rl/actor_critic", "rl/batch_learners", "rl/gym_lives", "rl/kit", "rl/life", "rl/lives",
+            "rl/navigation", "rl/policies", "rl/ppo", "rl/practice", "rl/renewal", "rl/simulators",
+            "rl/slippery_ant", "rl/streaming", "rl/torch_worlds", "rl/worlds", "step_sizes",
+            "streams", "tracking")
 # Read at import: what runs, even if a file is edited meanwhile.
 _CODE = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _MODULES)
 
