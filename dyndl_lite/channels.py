@@ -90,10 +90,8 @@ def conv_replacing(layout: Layout, remember: Callable, judge: Callable,
         params, memory, features, score = gradient_step(net, hyper, x, y, optimiser)
         layers, chosen, left_behind = [], [], []
         for layer, h in enumerate(features):
-            w_in = params[layer][0].flatten(1).abs().sum(1)
-            w_out = outgoing_weights(params[layer + 1][0], hidden[layer]).abs().sum((0, 2))
-            mean = h.mean((0, 2)) if h.ndim > 2 else h.mean(0)
-            units, pick, f_hat = judge(net["units"][layer], mean, w_in, w_out, net["t"], hyper)
+            seen = observed(h, params[layer][0], params[layer + 1][0])
+            units, pick, f_hat = judge(net["units"][layer], *seen, net["t"], hyper)
             layers.append(newborn(units, pick))
             chosen.append(pick)
             left_behind.append(f_hat)
@@ -104,6 +102,20 @@ def conv_replacing(layout: Layout, remember: Callable, judge: Callable,
 
     return Learner(start, step, dict(optimiser.settings), f"{tuple(layout)} {optimiser.name}",
                    layout.outputs)
+
+
+def observed(h: Tensor, incoming: Tensor, outgoing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the mean activities of a layer's units, and the sums of their absolute weights, in and out.
+
+    Parameters
+    ----------
+    h : tensor [minibatch, units] or, of a convolution, [minibatch, units, places]
+    incoming, outgoing : tensors
+        Weights of the layer, and of the one that listens to it.
+    """
+    w_in = incoming.flatten(1).abs().sum(1)
+    w_out = outgoing_weights(outgoing, len(w_in)).abs().sum((0, 2))
+    return h.mean((0, 2)) if h.ndim > 2 else h.mean(0), w_in, w_out
 
 
 def conv_resetting(layout: Layout, criterion: str, optimiser: Optimiser = momentum) -> Learner:

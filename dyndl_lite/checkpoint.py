@@ -9,9 +9,10 @@ import torch
 from dyndl_lite.files import atomic
 
 # The code that decides a trajectory: a checkpoint of other code is not continued.
-_MODULES = ("backbone", "backprop", "continual_backprop", "convolution", "decentralised", "draws",
-            "drivers", "dynamic", "ensemble", "fractals", "fringe", "growth", "hidden_layers",
-            "image_tasks", "learning", "network", "recurring", "remedies", "resets",
+_MODULES = ("backbone", "backprop", "channels", "continual_backprop", "convolution",
+            "decentralised", "draws", "drivers", "dynamic", "ensemble", "fractals", "fringe",
+            "growth", "hidden_layers", "image_layers", "image_tasks", "incremental", "learning",
+            "network", "recurring", "remedies", "renewal", "resets", "residual",
             "rl/actor_critic", "rl/batch_learners", "rl/gym_lives", "rl/kit", "rl/life", "rl/lives",
             "rl/navigation", "rl/policies", "rl/ppo", "rl/practice", "rl/renewal", "rl/simulators",
             "rl/slippery_ant", "rl/streaming", "rl/torch_worlds", "rl/worlds", "step_sizes",

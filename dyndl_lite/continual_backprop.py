@@ -95,7 +95,7 @@ def choose(units: dict, u_hat: Tensor, hyper: dict) -> tuple[dict, tuple[Tensor,
     return {**units, "due": due - now.to(due.dtype)}, (least, now)
 
 
-def _reborn(chosen: tuple[Tensor, Tensor], weights: int, each: int = 1) -> Tensor:
+def reborn(chosen: tuple[Tensor, Tensor], weights: int, each: int = 1) -> Tensor:
     """Mask [weights] of the reborn unit's, which has that many each; all False where none is due."""
     least, now = chosen
     return (torch.arange(weights, device=least.device) // each == least) & now
@@ -104,7 +104,7 @@ def _reborn(chosen: tuple[Tensor, Tensor], weights: int, each: int = 1) -> Tenso
 def newborn(units: dict, chosen: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """Start the averages and the age of the reborn unit of one layer from nothing."""
     return {name: value if name == "due" else
-            torch.where(_reborn(chosen, value.shape[0]), 0.0, value)
+            torch.where(reborn(chosen, value.shape[0]), 0.0, value)
             for name, value in units.items()}
 
 
@@ -160,13 +160,13 @@ def _overwrite(pairs: Params, chosen: list[tuple[Tensor, Tensor]], rows: list) -
     for layer, (W, b) in enumerate(pairs):
         shape = W.shape
         if layer > 0:
-            reborn = _reborn(chosen[layer - 1], W[0].numel(), W[0].numel() // units)
-            W = torch.where(reborn, 0.0, W.flatten(1)).reshape(shape)
+            mask = reborn(chosen[layer - 1], W[0].numel(), W[0].numel() // units)
+            W = torch.where(mask, 0.0, W.flatten(1)).reshape(shape)
         units = len(b)
         if layer < len(chosen):
-            reborn = _reborn(chosen[layer], units)
-            W = torch.where(reborn[:, None], rows[layer], W.flatten(1)).reshape(shape)
-            b = torch.where(reborn, 0.0, b)
+            mask = reborn(chosen[layer], units)
+            W = torch.where(mask[:, None], rows[layer], W.flatten(1)).reshape(shape)
+            b = torch.where(mask, 0.0, b)
         new.append((W, b))
     return new
 

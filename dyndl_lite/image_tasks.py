@@ -176,10 +176,13 @@ class GrowingClasses(ClassPairs):
         Classes that are new at each task.
     tasks : int
         How often there are new ones; the outputs are as many as all of them.
+    augmented : bool
+        Whether the images to learn from are mirrored and shifted at random (`augment`).
     """
 
     together: int = 5
     tasks: int = 20
+    augmented: bool = False
 
     @property
     def name(self) -> str:
@@ -193,8 +196,14 @@ class GrowingClasses(ClassPairs):
 
     def begins(self, t: Tensor) -> Tensor:
         """Say whether a task begins at time t."""
-        firsts = torch.arange(self.tasks, device=t.device)
-        return (t == self.task_length * firsts * (firsts + 1) // 2).any()
+        return self.increment(t)[1] == 0
+
+    def increment(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the number of the task at time t, and which share of its minibatches is over."""
+        firsts = torch.arange(1, self.tasks, device=t.device)
+        number = (t >= self.task_length * firsts * (firsts + 1) // 2).sum()
+        began = self.task_length * number * (number + 1) // 2
+        return number, (t - began) / (self.task_length * (number + 1))
 
     def task(self, t: int) -> tuple[int, int]:
         """Give the number of the task at time t, and its first time."""
@@ -212,6 +221,40 @@ class GrowingClasses(ClassPairs):
         """Give all classes up to a task, [runs, together x (task + 1)]."""
         order = draws.permutation(seeds, self.collection.classes, draws.CLASSES, 0)
         return order[:, :(task + 1) * self.together]
+
+    def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Give X [count, runs, *shape], from -1 to 1, and labels [count, runs, minibatch]."""
+        X, Y = super().examples(seeds, start, count)
+        return augment(X, seeds, start) if self.augmented else X, Y
+
+
+def augment(X: Tensor, seeds: Tensor, start: int) -> Tensor:
+    """Mirror every image or not, and shift it by up to an eighth of its side, both at random.
+
+    What comes in from outside is the image reflected at its border. Published too, and not done here:
+    turns by up to 15 degrees.
+
+    Parameters
+    ----------
+    X : tensor [count, runs, minibatch, 3, side, side]
+    seeds : tensor [runs]
+    start : int
+        Time of the first of the minibatches.
+    """
+    count, runs, minibatch, _, side, _ = X.shape
+    t = torch.arange(start, start + count, device=X.device)[:, None, None, None]
+    image = torch.arange(minibatch, device=X.device)[:, None]
+    seeds = seeds[:, None, None]
+    most = side // 8
+    shifts = draws.uniform(seeds, draws.SHIFTED, t, image, torch.arange(2, device=X.device))
+    shifts = (shifts * (2 * most + 1)).long() - most  # [count, runs, minibatch, 2]
+    where = torch.arange(side, device=X.device) + shifts[..., None]
+    where = (side - 1) - ((side - 1) - where.abs()).abs()
+    mirrored = draws.bits(seeds, draws.MIRRORED, t, image) % 2 == 1
+    rows, columns = where.unbind(-2)
+    columns = torch.where(mirrored, columns.flip(-1), columns)
+    X = X.gather(-2, rows[..., None, :, None].expand_as(X))
+    return X.gather(-1, columns[..., None, None, :].expand_as(X))
 
 
 def _scaled(pixels: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ def test_density_counts_what_is_inside():
 
 @pytest.mark.parametrize("stream", [
     pairs(), HalfThenAll(COLLECTION, 8, 4, 4, 3, together=3),
-    GrowingClasses(COLLECTION, 8, 4, 4, 1, together=2, tasks=3)], ids=lambda s: s.name)
+    GrowingClasses(COLLECTION, 8, 4, 4, 1, together=2, tasks=3),
+    GrowingClasses(COLLECTION, 8, 4, 4, 1, together=2, tasks=3, augmented=True)],
+    ids=["pairs", "half, then all", "growing", "augmented"])
 def test_examples_do_not_depend_on_company_or_pieces(stream):
     seeds, length = torch.tensor([4, 9]), 2 * stream.task_length
     X, Y = stream.examples(seeds, 0, length)
@@ -132,10 +134,31 @@ def test_growing_classes():
     assert [stream.task(t) for t in (0, 3, 4, 11, 12, 23)] == [
         (0, 0), (0, 0), (1, 4), (1, 4), (2, 12), (2, 12)]
     assert [t for t in range(24) if stream.begins(torch.tensor(t))] == [0, 4, 12]
+    found = [stream.increment(torch.tensor(t)) for t in range(24)]
+    assert [int(number) for number, _ in found] == 4 * [0] + 8 * [1] + 12 * [2]
+    expected = [k / n for n in (4, 8, 12) for k in range(n)]
+    torch.testing.assert_close(torch.stack([share for _, share in found]), torch.tensor(expected))
     _, Y = stream.examples(torch.tensor([4]), 0, 24)
     assert [sorted(set(Y[a:b].flatten().tolist())) for a, b in [(0, 4), (4, 12), (12, 24)]] == [
         [0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
     assert stream.test(torch.tensor([4]), 12)[0].shape == (1, 16, 3, 10, 10)
+
+
+def test_augmented_images_are_mirrored_and_shifted_and_reflected_at_the_border():
+    values = {"train": 8, "held_back": 4, "minibatch": 4, "epochs": 6, "together": 2, "tasks": 1}
+    collection, seeds = Fractals(16, images=12), torch.tensor([4, 9])
+    X, Y = GrowingClasses(collection, **values).examples(seeds, 0, 24)
+    changed, labels = GrowingClasses(collection, **values, augmented=True).examples(seeds, 0, 24)
+    torch.testing.assert_close(labels, Y)
+    found = []
+    for old, new in zip(X.flatten(0, 2), changed.flatten(0, 2), strict=True):
+        wide = torch.nn.functional.pad(old[None], (2, 2, 2, 2), mode="reflect")[0]
+        ways = {(mirrored, down, right): view.flip(-1) if mirrored else view
+                for mirrored in (False, True) for down in range(5) for right in range(5)
+                for view in [wide[:, down:down + 16, right:right + 16]]}
+        found += [way for way, view in ways.items() if torch.equal(view, new)]
+    assert len(found) == 24 * 2 * 4 and len(set(found)) > 45  # nearly all of the 50 ways
+    assert 0.35 < sum(mirrored for mirrored, _, _ in found) / len(found) < 0.65
 
 
 def test_what_cannot_be_is_refused_in_one_line():

@@ -1,0 +1,69 @@
+"""Record the long run on classes that are added, which notebook 03 shows.
+
+    python data/record_added_classes.py backprop continual_backprop backprop_from_scratch
+
+Adds to data/results/image_classes.csv the problem fractals_added: a small residual network, some
+classes of fractals more at each increment. One row a measurement: task is the number of classes so
+far, value the best test accuracy within that increment. Goes on after an interruption from its
+checkpoints under build/record/added_classes/.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+from record_image_classes import COLUMNS, HERE, TABLE
+
+from dyndl_lite import drivers, ensemble, provenance
+from dyndl_lite.fractals import Fractals
+from dyndl_lite.image_tasks import GrowingClasses
+from dyndl_lite.incremental import held_back_accuracy, incremental, residual_continual_backprop
+from dyndl_lite.residual import Layout
+
+PROBLEM, RUNS = "fractals_added", 5
+STREAM = GrowingClasses(Fractals(12, images=90, lighter=0.5, noise=0.05), train=30, held_back=60,
+                        minibatch=30, epochs=20, together=2, tasks=10)
+LAYOUT = Layout(STREAM.outputs, (8, 16), 1)
+# learner: sweep. Without replacement continual backprop is backprop.
+LEARNERS = {
+    "backprop": {"replacement_rate": 0.0},
+    "continual_backprop": {"replacement_rate": [3e-4, 3e-3], "maturity_threshold": 100.0},
+    "backprop_from_scratch": {"replacement_rate": 0.0, "from_scratch": 1.0},
+}
+
+
+def record(who: str) -> pd.DataFrame:
+    """Run all settings of one learner."""
+    drivers.WORTH_COMPILING = STREAM.steps + 1  # compiling the step would take longer than the run
+    learner = incremental(residual_continual_backprop(LAYOUT), STREAM)
+    sweep = LEARNERS[who]
+    frame = ensemble.run(STREAM, {who: (learner, sweep)}, range(RUNS), STREAM.steps,
+                         STREAM.task_length, probe=held_back_accuracy,
+                         folder=HERE.parent / "build/record/added_classes")
+    frame["task"] = [STREAM.together * (STREAM.task(step - 1)[0] + 1) for step in frame.step]
+    frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(sweep, row))
+                        for row in frame[list(sweep)].itertuples(index=False)]
+    rows = frame.groupby(["setting", "seed", "task"], sort=False).test_accuracy.max()
+    rows = rows.reset_index(name="value")
+    return rows.assign(problem=PROBLEM, units=sum(LAYOUT.channels) * LAYOUT.blocks, learner=who,
+                       metric="test_accuracy")[COLUMNS]
+
+
+def main() -> None:
+    """Record the learners that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("learners", nargs="+", choices=LEARNERS)
+    for who in parser.parse_args().learners:
+        begin = time.monotonic()
+        rows = record(who)
+        provenance.keep(TABLE, f"{PROBLEM}/{who}", {"problem": PROBLEM, "learner": who}, rows,
+                        command=f"python data/record_added_classes.py {who}",
+                        seconds=round(time.monotonic() - begin))
+        for setting, values in rows.groupby("setting", sort=False):
+            last = values[values.task == values.task.max()].value
+            print(f"{who} {setting}: {last.mean():.3f} +- {last.sem():.3f} at the end", flush=True)
+
+
+if __name__ == "__main__":
+    main()
