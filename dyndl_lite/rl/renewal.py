@@ -107,7 +107,7 @@ def replacement(utility: str | None = "contribution") -> Renewal:
 
 def dormancy_reset() -> Renewal:
     """Give ReDo (Sokar et al. 2023): every `reset_period` minibatches, replace what is dormant."""
-    remembers, criterion, settings = CRITERIA["redo"]
+    remembers, criterion, settings, _ = CRITERIA["redo"]
 
     def watched(units: int, device=None) -> dict[str, Tensor]:
         return {name: torch.zeros(units, device=device) for name in remembers}
