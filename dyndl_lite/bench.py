@@ -213,3 +213,10 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
                 "ratio": statistics.median(a / b for a, b in pairs)})
     torch.set_num_threads(threads)
     return rows
+
+
+def everything(rounds: int = 5, quick: bool = False) -> list[dict]:
+    """Time all that has a plain loop: what `measure` does, then streaming agents (`rl.speed`)."""
+    from dyndl_lite.rl import speed  # it imports gymnasium
+
+    return measure(rounds, quick) + speed.measure(rounds, quick)

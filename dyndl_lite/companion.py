@@ -146,7 +146,7 @@ def bench(arguments: argparse.Namespace) -> int:
     """Measure, print and keep the rates."""
     from dyndl_lite import bench as measured  # it imports torch, which takes seconds
 
-    rows = measured.measure(rounds=arguments.rounds, quick=arguments.quick)
+    rows = measured.everything(rounds=arguments.rounds, quick=arguments.quick)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:,.1f}".format))
     with atomic(arguments.out / "bench.json") as part:
         part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

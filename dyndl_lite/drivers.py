@@ -59,6 +59,21 @@ def make(kind: str, step: Callable) -> Callable:
     return _or_eager(lambda: COMPILED[kind](step), step)
 
 
+def laid_out(nets: dict) -> dict:
+    """Give tensors that share no memory, in the one layout that the compiled drivers ask for."""
+    return tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), nets)
+
+
+_made = {}
+
+
+def reused(kind: str, batched: Callable, *of) -> Callable:
+    """Give the driver of that name around the step that `batched()` makes, made once for each `of`."""
+    if (kind, *of) not in _made:
+        _made[kind, *of] = make(kind, batched())
+    return _made[kind, *of]
+
+
 def eager(step: Callable) -> Callable:
     """Loop over the examples in Python."""
 

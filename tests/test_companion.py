@@ -252,12 +252,12 @@ def test_pair_refuses_a_run_at_other_values(root, capsys):
 def test_bench_prints_a_table_and_writes_json(root, capsys, monkeypatch):
     asked = []
 
-    def measure(rounds, quick):
+    def everything(rounds, quick):
         asked.append((rounds, quick))
         return [{"work": "scr", "learner": "backprop", "runs": 300, "rate": 1e7, "loop_rate": 2e3,
                  "ratio": 5e3}]
 
-    fake = SimpleNamespace(measure=measure)
+    fake = SimpleNamespace(everything=everything)
     monkeypatch.setitem(sys.modules, "dyndl_lite.bench", fake)
     monkeypatch.setattr(dyndl_lite, "bench", fake, raising=False)
     assert companion.main(["bench", "--rounds", "2", "--quick"]) == 0

@@ -1,0 +1,276 @@
+"""Record the lives of PPO agents that notebook 07 shows.
+
+    python data/record_rl.py navigation/replacement hopper/ppo slippery_ant/ppo ...
+
+`--list` names all parts. Rows go to data/results/rl.csv: env, learner, setting, seed, step, metric,
+value; step counts what one agent lived through. What made them is noted in rl.json. A part goes on
+after an interruption from its checkpoints under build/record/rl/ (stable-baselines3's begin again).
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gymnasium
+import pandas as pd
+import torch
+
+from dyndl_lite import provenance
+from dyndl_lite.backprop import adam
+from dyndl_lite.remedies import decayed
+from dyndl_lite.rl import practice, renewal, slippery_ant
+from dyndl_lite.rl.navigation import navigation, new_code
+from dyndl_lite.rl.policies import categorical, gaussian
+from dyndl_lite.rl.ppo import Routine, ppo
+from dyndl_lite.rl.practice import Arm
+from dyndl_lite.rl.simulators import simulators
+from dyndl_lite.rl.torch_worlds import torch_worlds
+from dyndl_lite.rl.worlds import cart_pole
+
+HERE = Path(__file__).resolve().parent
+TABLE, CHECKPOINTS = HERE / "results/rl.csv", HERE.parent / "build/record/rl"
+COLUMNS = ["env", "learner", "setting", "seed", "step", "metric", "value"]
+INSIDE = [f"{net}_{what}" for net in ("policy", "value")
+          for what in ("rarely_active_units", "weight_magnitude", "effective_rank")]
+FEW, ALL = range(10), range(30)
+
+# navigation: 25 tasks of 15 iterations; a few tasks a row ------------------------------------------
+
+TASKS, ITERATIONS, GROUP = 25, 15, 5
+BASE = {"step_size": 3e-3, "discount": 0.9, "trace_decay": 0.9}
+PROPER = {**BASE, "beta_1": 0.99, "beta_2": 0.99}
+OFF = {"weight_decay": 0.0, "replacement_rate": 0.0, "maturity_threshold": 300.0}
+
+
+def swept(name: str, values: list, base: dict, **arm) -> dict:
+    """Give an arm for each value of one setting."""
+    return {f"{name}={v:g}": Arm({**base, name: v}, **arm) for v in values}
+
+
+def of_navigation(part: str) -> tuple[renewal.Renewal, dict[tuple, Arm]]:
+    """Give what happens after each step, and the arms by (env, learner, setting)."""
+    changing, still = "navigation", "navigation_stationary"
+    if part == "replacement":
+        off = {**PROPER, **OFF}
+        arms = {(changing, "ppo", ""): Arm({**BASE, **OFF}),
+                (changing, "ppo_proper", ""): Arm(off),
+                (changing, "ppo_heads_reset", ""): Arm({**BASE, **OFF}, "heads"),
+                (changing, "ppo_proper_heads_reset", ""): Arm(off, "heads"),
+                (still, "ppo", ""): Arm({**BASE, **OFF}, stationary=True),
+                (still, "ppo_proper", ""): Arm(off, stationary=True)}
+        for learner, name, values, more in [
+                ("fresh", "step_size", [1e-2], {"renewed": "all"}),
+                ("l2", "weight_decay", [3e-3, 1e-2, 3e-2, 1e-1], {}),
+                ("cbp", "replacement_rate", [1e-4, 3e-3, 1e-2, 3e-2], {})]:
+            for setting, arm in swept(name, values, off, **more).items():
+                arms[changing, learner, setting] = arm
+        return renewal.replacement(), arms
+    if part == "random":
+        arms = swept("replacement_rate", [3e-3, 1e-2, 3e-2], {**PROPER, **OFF})
+        return renewal.replacement("random"), {
+            (changing, "random_replacement", setting): arm for setting, arm in arms.items()}
+    own = {**PROPER, "weight_decay": 1e-3}
+    if part == "shrink_perturb":
+        arms = swept("noise", [1e-4, 1e-3, 3e-3], own)
+        return renewal.perturbation, {(changing, "shrink_perturb", f"weight_decay=0.001 {setting}"): arm
+                                      for setting, arm in arms.items()}
+    own = {**PROPER, "weight_decay": 0.0, "reset_period": 300.0}
+    return renewal.dormancy_reset(), {(changing, "redo", setting): arm for setting, arm in
+                                      swept("dormancy", [0.025, 0.1, 0.3], own).items()}
+
+
+def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd.DataFrame:
+    """Let the arms of a part live; give the rows of the table."""
+    kind, arms = of_navigation(part)
+    arms = {"|".join(key): arm for key, arm in arms.items() if chosen(key)}
+    agent = ppo(16, gaussian(2, 0.5), (32, 32), optimiser=decayed(adam), renewal=kind)
+    frame = practice.run(torch_worlds(navigation, new_code), agent, arms, seeds,
+                         TASKS * ITERATIONS, 5, ITERATIONS, folder=CHECKPOINTS,
+                         name=f"navigation_{part}_{seeds.start}_{seeds.stop}_{len(arms)}")
+    each = Routine().envs * Routine().steps
+    frame = frame[frame.step % (ITERATIONS * each) == 0]  # the last third of every task
+    frame = frame.assign(group=(frame.task - 1) // GROUP)
+    first = frame[frame.task == 1].assign(metric="return_first_task", value=frame["return"])
+    grouped = frame.groupby(["learner", "seed", "group"])[["return", *INSIDE]].mean().reset_index()
+    grouped["step"] = (grouped.group + 1) * GROUP * ITERATIONS * each
+    long = grouped.melt(["learner", "seed", "step"], ["return", *INSIDE], "metric")
+    long = long[(long.metric == "return") | long.seed.isin(FEW)]
+    rows = pd.concat([first[["learner", "seed", "step", "metric", "value"]], long])
+    about = rows.learner.str.split("|", expand=True)
+    return rows.assign(env=about[0], learner=about[1], setting=about[2])[COLUMNS]
+
+
+def record_navigation(part: str) -> Iterator[pd.DataFrame]:
+    """Record all arms with a few seeds; then the best setting of each learner with the others too."""
+    rows = navigate(part, FEW)
+    yield rows
+    late = rows[(rows.metric == "return") & (rows.step > rows.step.max() // 2)]
+    means = late.groupby(["env", "learner", "setting"]).value.mean().sort_values()
+    best = {key[:2]: key for key in means.index}
+    more = navigate(part, range(FEW.stop, ALL.stop), lambda key: key == best[key[:2]])
+    yield pd.concat([rows, more])
+
+
+# control and robots -------------------------------------------------------------------------------
+
+def tidy(frame: pd.DataFrame, env: str, setting: str, metrics: list[str]) -> pd.DataFrame:
+    """Bring a frame of `practice.run` into the columns of the table."""
+    long = frame.melt(["learner", "seed", "step"], metrics, "metric")
+    return long.assign(env=env, setting=setting)[COLUMNS]
+
+
+def record_cart_pole() -> Iterator[pd.DataFrame]:
+    """Let PPO solve CartPole in torch (gymnasium's, number for number)."""
+    agent, routine = ppo(4, categorical(2), (64, 64), "tanh"), Routine(8, 128, 10, 16)
+    frame = practice.run(torch_worlds(cart_pole), agent, {"ppo": Arm({"step_size": 1e-3})}, FEW, 200, 10,
+                         routine=routine, folder=CHECKPOINTS, name="cart_pole")
+    yield tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
+
+
+HOPPER_SEEDS, HOPPER_STEPS, ROLLOUT = range(5), 50 * 2048, 2048
+
+
+def record_hopper() -> Iterator[pd.DataFrame]:
+    """PPO on Hopper with the settings that stable-baselines3 has by default."""
+    agent = ppo(11, gaussian(3), (64, 64), "tanh")
+    place = simulators(lambda seed: gymnasium.make("Hopper-v5", disable_env_checker=True), "Hopper-v5")
+    frame = practice.run(place, agent, {"ppo": Arm()}, HOPPER_SEEDS, HOPPER_STEPS // ROLLOUT, 2,
+                         routine=Routine(1, ROLLOUT, 10, 32), folder=CHECKPOINTS, name="hopper")
+    yield tidy(frame, "Hopper-v5", "defaults", ["return"])
+
+
+def record_stable_baselines3() -> Iterator[pd.DataFrame]:
+    """Record the same with stable-baselines3, seed by seed; the means are over the same steps."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Watch(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.rows, self.returns = [], []
+
+        def _on_step(self) -> bool:
+            self.returns += [info["episode"]["r"] for info in self.locals["infos"]
+                             if "episode" in info]
+            if self.num_timesteps % (2 * ROLLOUT) == 0:
+                self.rows.append((self.num_timesteps, sum(self.returns) / max(len(self.returns), 1)))
+                self.returns = []
+            return True
+
+    torch.set_num_threads(1)
+    frames = []
+    for seed in HOPPER_SEEDS:
+        kept = CHECKPOINTS / f"stable_baselines3_{seed}_{HOPPER_STEPS}.csv"
+        if not kept.exists():
+            watch = Watch()
+            PPO("MlpPolicy", gymnasium.make("Hopper-v5"), seed=seed, device="cpu").learn(
+                HOPPER_STEPS, callback=watch)
+            frame = pd.DataFrame(watch.rows, columns=["step", "return"])
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            frame.assign(learner="stable_baselines3", seed=seed).to_csv(kept, index=False)
+        frames.append(pd.read_csv(kept))
+    yield tidy(pd.concat(frames), "Hopper-v5", "defaults", ["return"])
+
+
+ANT = {"step_size": 1e-4, "most_gradient": 1e9}
+ANT_PROPER = {**ANT, "beta_1": 0.99, "beta_2": 0.99}
+ANT_SEEDS, PERIOD = range(2), 20_000
+ANT_ITERATIONS = [20, 40, 100, 200, 400]  # the table grows, for who cannot wait for all of them
+
+
+def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
+    """PPO and continual PPO on the Ant with the published settings, but for far fewer steps."""
+    period = PERIOD if slippery else None
+    agent = ppo(27, gaussian(8), (256, 256), optimiser=decayed(adam), renewal=renewal.replacement())
+    off = {"weight_decay": 0.0, "replacement_rate": 0.0}
+    arms = {"ppo": Arm({**ANT, **off}), "ppo_proper": Arm({**ANT_PROPER, **off}),
+            "cbp": Arm({**ANT_PROPER, "weight_decay": 1e-4, "replacement_rate": 1e-4})}
+    name = f"slippery_ant_{PERIOD}" if slippery else "ant"
+    place = simulators(lambda seed: slippery_ant.ant(seed, period), name)
+    for iterations in ANT_ITERATIONS:
+        frame = practice.run(place, agent, arms, ANT_SEEDS, iterations, 4, ANT_ITERATIONS[-1],
+                             Routine(1, ROLLOUT, 10, 16), CHECKPOINTS, name)
+        yield tidy(frame, "SlipperyAnt-v5" if slippery else "Ant-v5", "published",
+                   ["return", *INSIDE])
+
+
+ROUNDS = 5
+
+
+def record_speed() -> Iterator[pd.DataFrame]:
+    """Steps per second of processor time, ours with some seeds together and stable-baselines3, in turns.
+
+    The same work for both: CartPole, 8 copies of 128 steps, and Hopper, one of 2 048, with 64 x 64
+    units and ten epochs; one thread.
+    """
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(1)
+    works = [("CartPole-v1", torch_worlds(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
+              Routine(8, 128, 10, 16), FEW),
+             ("Hopper-v5", simulators(lambda seed: gymnasium.make("Hopper-v5", disable_env_checker=True),
+                                      "Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
+              Routine(1, ROLLOUT, 10, 32), HOPPER_SEEDS)]
+    rows = []
+    for env, place, agent, routine, seeds in works:
+        lives = practice.Lives(place, agent, {"ppo": Arm()}, seeds, routine, 1_000, 1_000)
+        copies = make_vec_env(env, routine.envs)
+        theirs = PPO("MlpPolicy", copies, n_steps=routine.steps, device="cpu", n_epochs=10,
+                     batch_size=routine.envs * routine.steps // routine.minibatches)
+        each = routine.envs * routine.steps
+        lives.advance()  # compile
+        theirs.learn(each)
+        for turn in range(ROUNDS):
+            begin = time.process_time()
+            lives.advance()
+            middle = time.process_time()
+            theirs.learn(each, reset_num_timesteps=False)
+            end = time.process_time()
+            rows += [(f"{env} speed", who, f"{together} together", turn, steps / seconds)
+                     for who, together, steps, seconds in [
+                         ("ppo", len(seeds), each * len(seeds), middle - begin),
+                         ("stable_baselines3", 1, each, end - middle)]]
+    frame = pd.DataFrame(rows, columns=["env", "learner", "setting", "seed", "value"])
+    yield frame.assign(step=0, metric="steps_per_second")[COLUMNS]
+
+
+PARTS = {
+    **{f"navigation/{part}": lambda part=part: record_navigation(part)
+       for part in ("replacement", "random", "shrink_perturb", "redo")},
+    "cart_pole/ppo": record_cart_pole,
+    "hopper/ppo": record_hopper,
+    "hopper/stable_baselines3": record_stable_baselines3,
+    "speed": record_speed,
+    "ant/ppo": lambda: record_ant(False),
+    "slippery_ant/ppo": lambda: record_ant(True),
+}
+
+
+def main() -> None:
+    """Record the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help="env/what")
+    parser.add_argument("--list", action="store_true", help="name all parts")
+    given = parser.parse_args()
+    unknown = [name for name in given.parts if name not in PARTS]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}: see --list")
+    if given.list:
+        print("\n".join(PARTS))
+    for name in given.parts:
+        begin = time.monotonic()
+        for rows in PARTS[name]():  # all that is known so far
+            made = {"command": f"python data/record_rl.py {name}",
+                    "seconds": round(time.monotonic() - begin)}
+            for (env, learner), own in rows.groupby(["env", "learner"], sort=False):
+                provenance.keep(TABLE, f"{env}/{learner}", {"env": env, "learner": learner}, own, **made)
+            told = rows[(rows.step == rows.step.max())
+                        & rows.metric.isin(["return", "steps_per_second"])]
+            told = told.groupby(["env", "learner", "setting"]).value.agg(["mean", "sem", "count"])
+            print(f"{name}:\n{told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

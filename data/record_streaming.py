@@ -1,0 +1,168 @@
+"""Record the streaming learners that notebook 08 shows, their ablations, their rivals, changing worlds.
+
+    python data/record_streaming.py CartPole-v1/q CartPole-v1/ac changing/q ...
+
+A part is environment/agent; `--list` names all parts. Each part runs an agent with all variants and
+step sizes of `VARIANTS`, side by side. Rows go to data/results/rl.csv: env, learner, setting, seed,
+step, metric, value: for every setting the metric "return_end", the mean return over the last fifth of
+the life; for the best setting of each learner also "return" for each tenth. What made them is noted in
+rl.json. A part in our own worlds goes on after an interruption from its checkpoint under
+build/record/streaming/; one in gymnasium's simulators, whose state cannot be kept, starts anew.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from dyndl_lite import provenance
+from dyndl_lite.rl import gym_lives, kit, life, lives, worlds
+from dyndl_lite.rl.actor_critic import stream_ac
+from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
+from dyndl_lite.rl.streaming import stream_q
+
+HERE = Path(__file__).resolve().parent
+TABLE = HERE / "results/rl.csv"
+KEY = ["env", "learner"]
+COLUMNS = [*KEY, "setting", "seed", "step", "metric", "value"]
+SEEDS = range(10)
+STEPS = [1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6]  # of classic learners
+ADAM = [3e-3, 1e-3, 3e-4, 1e-4]
+PERIOD = 40_000  # steps between two changes
+
+
+def variants(name: str, **more) -> dict[str, dict]:
+    """Give the kit, nothing of it, and the kit without each of its parts."""
+    return {f"stream {name}": {}, f"classic {name}": {**kit.CLASSIC, "step_size": STEPS},
+            **{f"stream {name} without {part}": values
+               for part, values in (kit.ABLATIONS | more).items()}}
+
+
+def renewed(name: str) -> dict[str, dict]:
+    """Give the kit with continual backprop, and with statistics that forget."""
+    rates = [1e-5, 1e-4, 1e-3]
+    return {f"stream {name}": {}, f"stream {name}, fading statistics": {"horizon": 10_000.0},
+            f"stream {name} + CBP": {"replacement_rate": rates},
+            f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0,
+                                                         "replacement_rate": rates}}
+
+
+def recoded(seed, t):
+    """Another code of the observations in every period."""
+    return {"code": worlds.signed_permutation(seed, t // PERIOD, 4)}
+
+
+def slippery(seed, t):
+    """Other physics in every period."""
+    ranges = {"force": (0.3, 3.0), "length": (0.5, 2.0), "gravity": (0.5, 2.0)}
+    return {"physics": worlds.slipped(seed, t // PERIOD, worlds.cart_pole.physics, ranges)}
+
+
+class Part(NamedTuple):
+    """What is run in a part."""
+
+    make: Callable  # observations, actions, real numbers -> Agent
+    variants: dict[str, dict]
+    steps: int
+    world: worlds.World | None = None  # None: gymnasium's own simulator, by the part's name
+    changes: Callable = life.never
+
+
+def q(inputs, actions, reals):
+    """Make the Q learner of the small worlds."""
+    return stream_q(inputs, actions)
+
+
+def ac(inputs, actions, reals):
+    """Make the actor-critic of the small worlds."""
+    return stream_ac(inputs, actions, reals=reals)
+
+
+_Q, _AC = variants("Q", cut={"cut": 0.0}), variants("AC")
+_SHORT = {"stream Q": {}, "classic Q": {**kit.CLASSIC, "step_size": STEPS[2:7]}}
+PARTS = {
+    "CartPole-v1/q": Part(q, _Q, 100_000, worlds.cart_pole),
+    "CartPole-v1/ac": Part(ac, _AC, 50_000, worlds.cart_pole),
+    "Acrobot-v1/q": Part(q, _Q, 100_000, worlds.acrobot),
+    "Acrobot-v1/ac": Part(ac, _AC, 100_000, worlds.acrobot),
+    "Pendulum-v1/ac": Part(ac, {"stream AC": {}, "classic AC": {**kit.CLASSIC, "step_size": STEPS}},
+                           100_000, worlds.pendulum),
+    "CartPole-v1/dqn": Part(
+        lambda n, a, r: dqn(n, a), {"DQN": {"step_size": ADAM}, "DQN at batch and buffer 1": {
+            "step_size": ADAM, "buffer": 1}}, 30_000, worlds.cart_pole),
+    "CartPole-v1/ppo": Part(lambda n, a, r: ppo_of_one(n, a),
+                            {"PPO at batch 1": {"step_size": [*ADAM, 3e-5]}}, 50_000,
+                            worlds.cart_pole),
+    "CartPole-v1, recoded/q": Part(
+        lambda n, a, r: stream_q(n, a, replacing=True), renewed("Q"), 10 * PERIOD,
+        worlds.cart_pole, recoded),
+    "CartPole-v1, recoded/ac": Part(
+        lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
+        worlds.cart_pole, recoded),
+    "CartPole-v1, slippery/ac": Part(
+        lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
+        worlds.cart_pole, slippery),
+    "MinAtar/Breakout-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
+    "MinAtar/Freeway-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
+    "Hopper-v5/ac": Part(lambda n, a, r: stream_ac(n, a, (128, 128), reals=r), {
+        "stream AC": {}, "classic AC": {**kit.CLASSIC, "step_size": [1e-3, 1e-4, 1e-5]}}, 500_000),
+}
+
+
+def live(name: str, part: Part, seeds=SEEDS) -> pd.DataFrame:
+    """Run all variants of a part; one row for each tenth of each life."""
+    if part.world:
+        agent = part.make(part.world.observations, part.world.actions, 1)
+        return lives.run(agent, part.world, part.variants, seeds, part.steps, part.steps // 10,
+                         part.changes, (name,),
+                         path=HERE.parent / f"build/record/streaming/{name.replace('/', '_')}.pt")
+    make = gym_lives.find(name.rpartition("/")[0])
+    return gym_lives.run(part.make(*gym_lives.sizes(make)), make, part.variants, seeds, part.steps,
+                          part.steps // 10)
+
+
+def measured(name: str, part: Part, frame: pd.DataFrame) -> pd.DataFrame:
+    """Reduce the tenths of all lives to the rows of the table."""
+    swept = sorted({k for values in part.variants.values() for k, v in values.items()
+                    if isinstance(v, list)})
+    frame = frame.assign(env=name.rpartition("/")[0], setting=[
+        " ".join(f"{k}={v:g}" for k, v in zip(swept, row)) or "default"
+        for row in (frame[swept].itertuples(index=False) if swept else [()] * len(frame))])
+    late = frame[frame.step > 0.8 * part.steps]
+    end = late.groupby([*KEY, "setting", "seed"], sort=False)["return"].mean().reset_index(name="value")
+    end = end.assign(step=part.steps, metric="return_end")
+    means = end.groupby([*KEY, "setting"]).value.apply(lambda v: v.mean(skipna=False))
+    best = means[means.groupby(KEY).idxmax().dropna()].index
+    curves = frame.set_index([*KEY, "setting"]).loc[best].reset_index()
+    curves = curves.assign(metric="return", value=curves["return"])
+    return pd.concat([end, curves])[COLUMNS]
+
+
+def main() -> None:
+    """Record the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help="environment/agent")
+    parser.add_argument("--list", action="store_true", help="name all parts")
+    given = parser.parse_args()
+    unknown = [name for name in given.parts if name not in PARTS]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}: see --list")
+    if given.list:
+        print("\n".join(PARTS))
+    for name in given.parts:
+        begin = time.monotonic()
+        rows = measured(name, PARTS[name], live(name, PARTS[name]))
+        for who, mine in rows.groupby("learner", sort=False):
+            provenance.keep(TABLE, f"{mine.env.iloc[0]}/{who}", dict(zip(KEY, mine[KEY].iloc[0])),
+                            mine, command=f"python data/record_streaming.py '{name}'",
+                            seconds=round(time.monotonic() - begin))
+        end = rows[rows.metric == "return_end"]
+        table = end.groupby(["learner", "setting"], sort=False).value.agg(["mean", "sem", "count"])
+        print(f"{name}:\n{table.to_string(float_format='{:.4g}'.format)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reinforcement learning: worlds, agents that store nothing, agents that store a batch."""

@@ -1,0 +1,218 @@
+"""Proximal policy optimisation (PPO; Schulman et al. 2017, arXiv 1707.06347).
+
+One agent, two networks: a policy, and a value function that says what to expect. It acts for a
+while, then learns from what happened in several epochs of minibatches. A minibatch is this agent's
+*example*, so PPO is a learner like any other and the same drivers make it fast.
+
+Both networks have one shape, so they are a little ensemble themselves: weights [2, ...], the policy
+first. Of the value network's outputs only the first counts; nothing leads to the others.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dyndl_lite import draws, drivers
+from dyndl_lite.backprop import Optimiser, adam
+from dyndl_lite.network import forward, initialise
+from dyndl_lite.rl.policies import Policy
+from dyndl_lite.rl.renewal import Renewal, nothing
+
+
+class ActorCritic(NamedTuple):
+    """A learner (see `Learner`) whose examples are minibatches of what it did, and how it acts."""
+
+    start: Callable  # seed -> agent: a dict of tensors
+    step: Callable  # agent, hyper, x, y -> agent, loss: one gradient step on a minibatch
+    settings: dict[str, float]
+    description: str
+    policy: Policy
+    activation: str
+    check: Callable = lambda setting: None
+
+
+def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
+        activation: str = "relu", optimiser: Optimiser = adam, renewal: Renewal = nothing) -> ActorCritic:
+    """Make a PPO agent: policy and value network of the same hidden layers, one optimiser for both.
+
+    Parameters
+    ----------
+    observations : int
+    policy : Policy
+    hidden : tuple of int
+        Units of each hidden layer.
+    activation : str
+    optimiser : Optimiser
+        ``decayed(adam)`` is L2 regularisation.
+    renewal : Renewal
+        What happens to both networks after each step: see `renewal`.
+
+    Returns
+    -------
+    ActorCritic
+        Its step takes x [minibatch, observations] and y [minibatch, action and three numbers], as
+        `experience` lays them out, and gives the loss. The settings are those of the optimiser and
+        the renewal, and ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
+        ``entropy_weight``, ``most_gradient`` (the norm that the gradient is cut to), and for
+        `advantages` ``discount`` and ``trace_decay`` (gamma and lambda).
+
+    Raises
+    ------
+    ValueError
+        If units are to be replaced and the activation is not ReLU.
+    """
+    if renewal.name not in ("nothing", "perturbation") and activation != "relu":
+        raise ValueError(f"{renewal.name} needs relu, not {activation}")
+    sizes = (observations, *hidden, policy.outputs)
+
+    def start(seed: Tensor) -> dict:
+        seeds = torch.stack([seed, draws.bits(seed, draws.VALUE)])
+        nets = vmap(lambda seed: initialise(seed, sizes, activation))(seeds)
+        W, b = nets[-1]
+        # At first all actions are much the same everywhere; one output is enough for a value.
+        heard = torch.stack([torch.full_like(b[0], 0.01), torch.eye(len(b[0]), device=b.device)[0]])
+        nets[-1] = (W * heard[:, :, None], b)
+        params = {"nets": nets, **policy.start(seed.device)}
+        renewing = vmap(lambda seed: renewal.start(seed, sizes, activation))(seeds)
+        return {"params": params, "memory": optimiser.start(params), "renewal": renewing}
+
+    def step(agent: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
+        action, (old, advantage, target) = y[:, :-3], y[:, -3:].T
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+        def objective(params):
+            over_examples = vmap(lambda net, x: forward(net, x, activation), (None, 0))
+            (output, value), features = vmap(over_examples, (0, None))(params["nets"], x)
+            new = vmap(lambda o, a: policy.log_probability(o, params, a))(output, action)
+            entropy = vmap(lambda o: policy.entropy(o, params))(output).mean()
+            loss = (-clipped_gain(new - old, advantage, hyper["clip"]).mean()
+                    + hyper["value_weight"] * ((value[:, 0] - target) ** 2).mean()
+                    - hyper["entropy_weight"] * entropy)
+            return loss, (loss, features)
+
+        gradients, (loss, features) = grad(objective, has_aux=True)(agent["params"])
+        gradients = cut(gradients, hyper["most_gradient"])
+        params, memory = optimiser.update(agent["params"], gradients, agent["memory"], hyper)
+        nets, of_nets, renewing = vmap(renewal.step, (0, 0, 0, 0, None))(
+            params["nets"], {name: part["nets"] for name, part in memory.items()},
+            agent["renewal"], features, hyper)
+        memory = {name: {**part, "nets": of_nets[name]} for name, part in memory.items()}
+        return {"params": {**params, "nets": nets}, "memory": memory, "renewal": renewing}, loss
+
+    settings = {**optimiser.settings, **renewal.settings, "step_size": 3e-4, "clip": 0.2,
+                "value_weight": 0.5, "entropy_weight": 0.0, "most_gradient": 0.5,
+                "discount": 0.99, "trace_decay": 0.95}
+    description = f"ppo {sizes} {policy.name} {activation} {optimiser.name} {renewal.name}"
+    return ActorCritic(start, step, settings, description, policy, activation)
+
+
+def clipped_gain(moved: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
+    """Give what each example contributes to PPO's objective (Schulman et al. 2017, Equation 7).
+
+    With r = exp(moved), the ratio of an action's new and old probability, and A its advantage:
+    min(r A, clip(r, 1 - clip, 1 + clip) A). Nothing is gained by going further than the clip.
+    """
+    r = torch.exp(moved)
+    return torch.minimum(r * advantage, torch.clamp(r, 1 - clip, 1 + clip) * advantage)
+
+
+def cut(gradients, most: Tensor):
+    """Scale all gradients down together where their norm is more than `most`."""
+    norm = torch.sqrt(sum((g**2).sum() for g in tree_leaves(gradients)))
+    return tree_map(lambda g: g * torch.clamp(most / (norm + 1e-6), max=1.0), gradients)
+
+
+def advantages(reward: Tensor, value: Tensor, next_value: Tensor, terminal: Tensor, over: Tensor,
+               discount: Tensor, trace_decay: Tensor) -> Tensor:
+    """Estimate how much better each action was than expected (Schulman et al. 2016, Equation 16).
+
+    Parameters
+    ----------
+    reward, value, next_value : tensors [steps, ...]
+        `next_value` is of the state that the action led to, which is not the next row's where an
+        episode is over.
+    terminal, over : bool tensors [steps, ...]
+        Where the task is at its end: nothing comes after. Where the episode is over: that, or its
+        time was up. Time that runs out is not the end of the world, so the value of what would have
+        come counts there; only the trace stops.
+    discount, trace_decay : tensors [...]
+        Gamma and lambda.
+    """
+    delta = reward + discount * torch.where(terminal, 0.0, next_value) - value
+    keep = torch.where(over, 0.0, discount * trace_decay)
+    A, trace = torch.empty_like(delta), torch.zeros_like(delta[0])
+    for t in range(len(delta) - 1, -1, -1):
+        trace = delta[t] + keep[t] * trace
+        A[t] = trace
+    return A
+
+
+class Routine(NamedTuple):
+    """How much is lived through before it is learned from, and how thoroughly."""
+
+    envs: int = 16  # copies of its world that an agent acts in at once
+    steps: int = 16  # in each of them
+    epochs: int = 10
+    minibatches: int = 2
+
+
+def experience(agents: dict, hypers: dict, rollout: dict, activation: str, seeds: Tensor,
+               iteration: int, routine: Routine) -> tuple[Tensor, Tensor]:
+    """Lay out what happened to an ensemble of agents as minibatches in random order.
+
+    Parameters
+    ----------
+    agents : dict, tensors [agents, ...]
+    hypers : dict of tensors [agents]
+    rollout : dict of tensors [steps, agents, envs, ...]
+        observation, action, log_probability, reward, terminal, over, next_observation
+    activation : str
+    seeds : int64 tensor [agents]
+    iteration : int
+    routine : Routine
+
+    Returns
+    -------
+    X [epochs x minibatches, agents, minibatch, observations]
+    Y [epochs x minibatches, agents, minibatch, action, log-probability, advantage, return]
+    """
+    look, net = valuing(activation), networks(agents["params"])["value"]
+    value, next_value = look(net, rollout["observation"]), look(net, rollout["next_observation"])
+    gamma, decay = hypers["discount"][:, None], hypers["trace_decay"][:, None]
+    A = advantages(rollout["reward"], value, next_value, rollout["terminal"], rollout["over"],
+                   gamma, decay)
+    y = torch.cat([rollout["action"], torch.stack([rollout["log_probability"], A, A + value], -1)],
+                  -1)
+    epochs, n = routine.epochs, routine.steps * routine.envs
+    order = torch.stack([draws.permutation(seeds, n, draws.SHUFFLE, iteration, epoch)
+                         for epoch in range(epochs)])  # [epochs, agents, n]
+
+    def shuffled(a: Tensor) -> Tensor:
+        rows = a.transpose(0, 1).flatten(1, 2)  # [agents, n, numbers]
+        rows = rows[torch.arange(len(seeds), device=a.device)[:, None], order]
+        cut = rows.reshape(epochs, len(seeds), routine.minibatches, n // routine.minibatches, -1)
+        return cut.transpose(1, 2).flatten(0, 1).contiguous()
+
+    return shuffled(rollout["observation"]), shuffled(y)
+
+
+def networks(params: dict) -> dict[str, list]:
+    """Tell the two networks of an ensemble of agents apart, weights [agents, ...]."""
+    policy, value = (tree_map(lambda a: a[:, i], params["nets"]) for i in (0, 1))
+    return {"policy": policy, "value": [*value[:-1], tuple(a[:, :1] for a in value[-1])]}
+
+
+def to_act(params: dict) -> dict:
+    """Give what acting takes: the policy network, and what is learned beside it."""
+    learned = {name: part for name, part in params.items() if name != "nets"}
+    return drivers.laid_out({**learned, "policy": networks(params)["policy"]})
+
+
+def valuing(activation: str) -> Callable:
+    """Give the function of (value networks [agents], observations [steps, agents, envs, ...])."""
+    one = vmap(lambda params, o: forward(params, o, activation)[0][0], (None, 0))  # over envs
+    return vmap(vmap(one), (None, 0))  # over agents, over steps

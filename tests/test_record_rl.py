@@ -1,0 +1,54 @@
+"""The recorder of PPO agents: arms that can run, rows that say what was asked."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dyndl_lite.backprop import adam
+from dyndl_lite.ensemble import grid
+from dyndl_lite.remedies import decayed
+from dyndl_lite.rl import practice
+from dyndl_lite.rl.policies import gaussian
+from dyndl_lite.rl.ppo import ppo
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+sys.path.insert(0, str(DATA))
+import record_rl  # noqa: E402
+
+
+@pytest.mark.parametrize("part", ["replacement", "random", "shrink_perturb", "redo"])
+def test_every_arm_of_navigation_can_run(part):
+    kind, arms = record_rl.of_navigation(part)
+    agent = ppo(16, gaussian(2, 0.5), (4,), optimiser=decayed(adam), renewal=kind)
+    assert len(arms) >= 3
+    for (env, learner, setting), arm in arms.items():
+        given, = grid(agent, **arm.settings)
+        assert arm.stationary == env.endswith("stationary") and learner
+        for pair in setting.split():
+            name, value = pair.split("=")
+            assert given[name] == float(value)
+
+
+def test_rows_of_navigation(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_rl, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(record_rl, "TASKS", 2)
+    monkeypatch.setattr(record_rl, "GROUP", 2)
+    monkeypatch.setattr(record_rl, "ITERATIONS", 5)
+    monkeypatch.setattr(record_rl, "FEW", range(1))
+    seen, run = [], practice.run
+    monkeypatch.setattr(practice, "run", lambda *given, **more: seen.append(run(*given, **more)) or seen[0])
+    rows = record_rl.navigate("random", range(2), lambda key: key[2] == "replacement_rate=0.01")
+    assert list(rows.columns) == record_rl.COLUMNS
+    assert set(rows.env) == {"navigation"} and set(rows.learner) == {"random_replacement"}
+    assert set(rows.setting) == {"replacement_rate=0.01"}
+    steps = 2 * record_rl.ITERATIONS * 256
+    assert set(rows.step) == {steps // 2, steps}
+    ends = seen[0][seen[0].step.isin([steps // 2, steps])]  # the last third of both tasks
+    for seed in range(2):
+        value = rows[(rows.seed == seed) & (rows.metric == "return")].value
+        np.testing.assert_allclose(value, ends[ends.seed == seed]["return"].mean(), rtol=1e-6)
+        first = rows[(rows.seed == seed) & (rows.metric == "return_first_task")].value
+        np.testing.assert_allclose(first, ends[ends.seed == seed]["return"].iloc[0], rtol=1e-6)
+    assert set(rows[rows.metric.isin(record_rl.INSIDE)].seed) == {0}

@@ -1,0 +1,356 @@
+"""Streaming learners against a plain loop in numpy, and what must hold whatever they learn."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference_streaming import live
+from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dyndl_lite import draws, ensemble
+from dyndl_lite.backprop import Learner
+from dyndl_lite.files import UserError
+from dyndl_lite.rl import gym_lives, kit, life, lives, speed
+from dyndl_lite.rl.actor_critic import log_density, log_probability, stream_ac
+from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
+from dyndl_lite.rl.streaming import stream_q, stream_td
+from dyndl_lite.rl.worlds import cart_pole, pendulum, signed_permutation
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
+import record_streaming  # noqa: E402
+
+AGENTS = {"q": stream_q(4, 2, (8, 6)), "ac": stream_ac(4, 2, (8, 6)), "td": stream_td(4, (8, 6))}
+
+
+def hyper_of(agent, **changed):
+    return {k: torch.tensor(float(v)) for k, v in (agent.settings | changed).items()}
+
+
+def double(life):
+    return tree_map(lambda a: a.double() if a.is_floating_point() else a, life)
+
+
+@pytest.mark.parametrize("who, steps, changed", [
+    ("q", 1_200, {"exploration": 500, "epsilon": 0.1}),
+    ("q", 300, {"exploration": 500, **kit.CLASSIC, "step_size": 0.003, "cut": 0}),
+    ("ac", 1_000, {}),
+    ("ac", 300, {"normalise": 0, "sparsity": 0, "bounded": 0, "step_size": 0.01}),
+    ("td", 300, {}),
+    ("td", 200, {"layer_norm": 0, "scale_rewards": 0, "kappa": 1}),
+])
+def test_the_same_life_as_a_plain_loop(who, steps, changed):
+    """Agent and world, time limits and ends, over thousands of steps in all: the same numbers."""
+    agent, seed, world = AGENTS[who], 5, cart_pole._replace(limit=40)
+    hyper = hyper_of(agent, **changed)
+    start, step = life.together(agent, world)
+    now = double(start(torch.tensor(seed), hyper))
+    numbers = {name: float(value) for name, value in hyper.items()}
+    record, nets, x = live(who, now, numbers, seed, steps, 40)
+    hyper = {name: value.double() for name, value in hyper.items()}
+    for t in range(steps):
+        now, report = step(now, hyper)
+        assert (float(report[0]), bool(report[1])) == record[t], t
+    assert sum(over for _, over in record) > 3
+    np.testing.assert_allclose(now["x"], x, rtol=1e-4, atol=1e-6)
+    for name, net in zip(["critic", "actor"], nets):
+        for (W, b), W_ref, b_ref in zip(now["mind"][name]["params"], net.W, net.b):
+            np.testing.assert_allclose(W, W_ref, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(b, b_ref, rtol=1e-4, atol=1e-6)
+
+
+def test_a_bounded_step_never_corrects_more_than_the_error():
+    """For a linear function |delta z . g| <= |delta| wherever M counts, at any step size and scale."""
+    g = torch.Generator().manual_seed(0)
+    for scale in (1e-2, 1.0, 1e2):
+        params = [(scale * torch.randn(3, 5, generator=g), torch.randn(3, generator=g))]
+        gradient = tree_map(lambda w: scale * torch.randn(w.shape, generator=g), params)
+        trace = tree_map(torch.zeros_like, params)
+        delta, hyper = torch.tensor(7.0), hyper_of(AGENTS["q"], step_size=10.0)
+        new, z = kit.obgd(params, trace, gradient, delta, torch.tensor(0.9), hyper, hyper["kappa"])
+        moved = sum(((a - b).abs()).sum() for a, b in zip(tree_leaves(new), tree_leaves(params)))
+        assert moved <= 1 / hyper["kappa"] + 1e-3  # |dw|_1 = alpha |delta| |z|_1 / M <= 1 / kappa
+
+
+@pytest.mark.parametrize("fan_in, sparsity, kept", [(32, 0.9, 3), (10, 0.9, 1), (4, 0.9, 1),
+                                                    (20, 0.0, 20), (20, 0.5, 10)])
+def test_sparse_weights(fan_in, sparsity, kept):
+    (W, b), _ = kit.initialise(torch.tensor(3), (fan_in, 50, 2), torch.tensor(sparsity))
+    assert ((W != 0).sum(1) == kept).all() and W.abs().max() <= 1 / math.sqrt(fan_in)
+    assert (b == 0).all() and len({tuple(row) for row in W.tolist()}) == 50
+    if kept < fan_in:
+        assert ((W != 0).float().mean(0) > 0).float().mean() > 0.7  # not always the same inputs
+
+
+def test_statistics_are_those_of_all_values():
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(1)).double() * 5 + 2
+    known = kit.new_statistics(x[0])
+    for row in x:
+        known = kit.seen(known, row, torch.tensor(1e9))
+    np.testing.assert_allclose(known["mean"], x.mean(0))
+    np.testing.assert_allclose(kit.deviation(known) ** 2, x.var(0), rtol=1e-6)
+    for row in torch.full((400, 3), 9.0).double():  # with a horizon, what is past fades
+        known = kit.seen(known, row, torch.tensor(50.0))
+    np.testing.assert_allclose(known["mean"], 9.0, atol=1e-2)
+
+
+def test_distributions_against_torch():
+    output, action = torch.tensor([0.3, -1.0, 2.0, 0.5]), torch.tensor([0.7, -0.2])
+    normal = torch.distributions.Normal(output[:2], torch.nn.functional.softplus(output[2:]))
+    log_p, entropy = log_density(output, action)
+    assert torch.isclose(log_p, normal.log_prob(action).sum())
+    assert torch.isclose(entropy, normal.entropy().sum())
+    softmax = torch.distributions.Categorical(logits=output)
+    log_p, entropy = log_probability(output, torch.tensor(2))
+    assert torch.isclose(log_p, softmax.log_prob(torch.tensor(2)))
+    assert torch.isclose(entropy, softmax.entropy())
+
+
+def test_actions_follow_their_distributions():
+    agent, t = stream_ac(3, 3, (4,)), torch.arange(4_000)
+    hyper, seed = hyper_of(agent), torch.tensor(0)
+    mind, x = agent.start(seed, hyper), torch.tensor([1.0, -1.0, 0.5])
+    actions = vmap(lambda t: agent.act(mind, hyper, x, seed, t)[0])(t)
+    output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
+    share = torch.bincount(actions, minlength=3) / 4_000
+    assert torch.allclose(share, torch.softmax(output, 0), atol=0.03)
+    agent = stream_ac(3, 0, (4,), reals=2)
+    mind = agent.start(seed, hyper_of(agent))
+    actions = vmap(lambda t: agent.act(mind, hyper, x, seed, t)[0])(t)
+    output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
+    assert torch.allclose(actions.mean(0), output[:2], atol=0.06)
+    assert torch.allclose(actions.std(0), torch.nn.functional.softplus(output[2:]), atol=0.05)
+    assert abs(np.corrcoef(actions.T)[0, 1]) < 0.05
+
+
+def transition(**changed):
+    return {"x": torch.tensor([1.0, 0.5, -1.0, 0.2]), "action": torch.tensor(1),
+            "reward": torch.tensor(2.0), "next_x": torch.tensor([0.5, 0.1, 1.0, 0.3]),
+            "terminal": torch.tensor(False), "over": torch.tensor(False),
+            "explored": torch.tensor(False)} | {k: torch.tensor(v) for k, v in changed.items()}
+
+
+@pytest.mark.parametrize("who", AGENTS)
+def test_a_time_limit_is_bootstrapped_and_an_end_is_not(who):
+    agent, seed, t = AGENTS[who], torch.tensor(1), torch.tensor(0)
+    hyper = hyper_of(agent)
+    mind = agent.start(seed, hyper)
+    mind["critic"]["params"][-1] = (mind["critic"]["params"][-1][0],
+                                    torch.full_like(mind["critic"]["params"][-1][1], 3.0))
+    after = {name: agent.learn(mind, hyper, transition(**changed), seed, t)[0]["critic"]
+             for name, changed in {"on": {}, "cut": {"over": True},
+                                   "end": {"over": True, "terminal": True}}.items()}
+    same = [torch.equal(a, b) for a, b in zip(tree_leaves(after["on"]["params"]),
+                                              tree_leaves(after["cut"]["params"]))]
+    assert all(same)  # a cut teaches what going on teaches
+    assert after["end"]["params"][-1][1].max() < after["on"]["params"][-1][1].max()
+    assert all((z == 0).all() for name in ("cut", "end") for z in tree_leaves(after[name]["trace"]))
+    assert any((z != 0).any() for z in tree_leaves(after["on"]["trace"]))
+
+
+def test_exploration_cuts_before_it_is_learned_from():
+    agent, seed, t = AGENTS["q"], torch.tensor(1), torch.tensor(0)
+    hyper = hyper_of(agent)
+    mind = agent.learn(agent.start(seed, hyper), hyper, transition(), seed, t)[0]
+    first = tree_map(torch.zeros_like, mind["critic"]["trace"])
+    alone = {"critic": {**mind["critic"], "trace": first}}
+    explored = agent.learn(mind, hyper, transition(explored=True), seed, t)[0]
+    afresh = agent.learn(alone, hyper, transition(), seed, t)[0]
+    for a, b in zip(tree_leaves(explored), tree_leaves(afresh)):
+        assert torch.equal(a, b)
+    uncut = agent.learn(mind, hyper | {"cut": torch.tensor(0.0)}, transition(explored=True), seed, t)[0]
+    assert not torch.equal(tree_leaves(uncut["critic"]["trace"])[0],
+                           tree_leaves(explored["critic"]["trace"])[0])
+
+
+def test_a_reborn_unit_inherits_nothing_and_leaves_its_mean():
+    agent = stream_q(4, 2, (8, 6), replacing=True)
+    hyper = hyper_of(agent, replacement_rate=0.02, maturity_threshold=3)
+    seed = torch.tensor(1)
+    mind, g, reborn = agent.start(seed, hyper), torch.Generator().manual_seed(0), 0
+    for t in range(30):
+        seen = transition() | {"x": torch.randn(4, generator=g), "next_x": torch.randn(4, generator=g)}
+        before, mind = mind, agent.learn(mind, hyper, seen, seed, torch.tensor(t))[0]
+        for layer, (old, new) in enumerate(zip(before["critic"]["units"], mind["critic"]["units"])):
+            for unit in torch.where(new["age"] < old["age"])[0].tolist():
+                reborn += 1
+                (W, b), (W_next, _) = mind["critic"]["params"][layer:layer + 2]
+                (z, z_b), (z_next, _) = mind["critic"]["trace"][layer:layer + 2]
+                assert b[unit] == 0 and (W_next[:, unit] == 0).all() and (z_next[:, unit] == 0).all()
+                assert (z[unit] == 0).all() and z_b[unit] == 0
+                if layer == 0:  # one weight of four, as at birth
+                    assert torch.equal(W[unit], before["critic"]["fresh"][0])
+                    assert (W[unit] != 0).sum() == 1
+    assert reborn >= 4
+
+
+def test_no_replacement_is_no_change():
+    plain, replacing = AGENTS["ac"], stream_ac(4, 2, (8, 6), replacing=True)
+    found = []
+    for agent in (plain, replacing):
+        these = lives.Lives(agent, cart_pole, {"it": {}}, [3], steps=60)
+        found.append(these.live(60))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("make", [stream_q, stream_ac, dqn, ppo_of_one,
+                                  lambda n, a: stream_td(n)])
+def test_a_life_depends_on_its_seed_alone(make):
+    agent = make(4, 2)
+    alone = lives.Lives(agent, cart_pole, {"it": {}}, [7], steps=25)
+    variants = {"it": {}, "other": {"discount": [0.9, 0.5]}}
+    company = lives.Lives(agent, cart_pole, variants, [3, 7], steps=25)
+    together = torch.cat([company.live(10), company.live(15)])
+    assert torch.allclose(alone.live(25)[:, 0, 0], together[:, 0, 1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together[:, 0, 0], together[:, 0, 1])
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    agent, path = AGENTS["q"], tmp_path / "q.pt"
+
+    def run(**more):
+        return lives.run(agent, cart_pole, {"a": {"kappa": [2, 3]}}, range(2), 60, 20,
+                         probes=[life.probe()], **more)
+
+    whole, bins = run(), []
+    once = lives.Lives.bin
+
+    def killed(self, *arguments):
+        if len(bins) == 2:
+            raise KeyboardInterrupt
+        bins.append(1)
+        once(self, *arguments)
+
+    monkeypatch.setattr(lives.Lives, "bin", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(path=path, save_every=0)
+    monkeypatch.setattr(lives.Lives, "bin", once)
+    again = run(path=path)
+    assert whole.equals(again) and len(bins) == 2
+    assert {"return", "reward", "episodes", "value", "critic_effective_rank"} <= set(again)
+    assert len(again) == 2 * 2 * 3
+
+
+def test_a_run_says_what_is_wrong_before_it_begins():
+    with pytest.raises(ValueError, match="bin 7 does not divide"):
+        lives.run(AGENTS["q"], cart_pole, {"a": {}}, [0], 20, 7)
+    with pytest.raises(ValueError, match="kapa.*unknown"):
+        lives.run(AGENTS["q"], cart_pole, {"a": {"kapa": 1}}, [0], 20, 10)
+    with pytest.raises(ValueError, match="seeds is empty"):
+        lives.run(AGENTS["q"], cart_pole, {"a": {}}, [], 20, 10)
+
+
+def test_a_changing_world_changes_at_the_first_start_after_it():
+    def changes(seed, t):
+        return {"code": signed_permutation(seed, t // 50, 4)}
+
+    start, step = life.together(AGENTS["q"], cart_pole, changes)
+    hyper, seed = hyper_of(AGENTS["q"]), torch.tensor(2)
+    now = start(seed, hyper)
+    for t in range(160):
+        code = now["world"]["code"]
+        now, report = step(now, hyper)
+        wanted = signed_permutation(seed, (t + 1) // 50, 4)
+        assert torch.equal(now["world"]["code"], wanted if report[1] else code)
+
+
+def test_dqn_keeps_the_last_transitions_and_can_be_left_with_one():
+    agent, seed = dqn(4, 2, (6,), capacity=8, batch=16), torch.tensor(0)
+    hyper = hyper_of(agent, buffer=1, warm_up=0, target_period=3)
+    mind = agent.start(seed, hyper)
+    for t in range(11):
+        seen = transition(reward=float(t))
+        mind = agent.learn(mind, hyper, seen, seed, torch.tensor(t))[0]
+        fresh = torch.equal(mind["target"][0][0], mind["critic"]["params"][0][0])
+        assert fresh == ((t + 1) % 3 == 0)
+    assert sorted(mind["buffer"][:, -2].tolist()) == list(range(3, 11))
+    # With a buffer of 1 a batch is 16 times the last transition: another capacity is the same.
+    other = dqn(4, 2, (6,), capacity=3, batch=1)
+    twin = other.start(seed, hyper)
+    for t in range(11):
+        twin = other.learn(twin, hyper, transition(reward=float(t)), seed, torch.tensor(t))[0]
+    assert torch.allclose(twin["critic"]["params"][0][0], mind["critic"]["params"][0][0], atol=1e-5)
+
+
+def test_agents_in_gymnasium_and_in_our_world_live_alike():
+    """The same kind of life: returns of untrained agents agree, ends and rewards are counted."""
+    make = gym_lives.find("CartPole-v1")
+    assert gym_lives.sizes(make) == (4, 2, 0)
+    theirs = gym_lives.run(AGENTS["q"], make, {"a": {}}, range(8), 80, 40)
+    ours = lives.run(AGENTS["q"], cart_pole, {"a": {}}, range(8), 80, 40)
+    assert list(theirs.columns) == list(ours.columns)
+    assert (theirs.reward == 1).all() and theirs.episodes.sum() > 10
+    assert abs(theirs["return"].mean() - ours["return"].mean()) < 6
+    moves = gym_lives.run(stream_ac(3, 0, (4,)), gym_lives.find("Pendulum-v1"), {"a": {}}, [0], 200, 200)
+    assert moves.episodes.item() == 1 and -2500 < moves["return"].item() < -300
+    assert gym_lives.sizes(gym_lives.find("Pendulum-v1")) == (3, 0, 1)
+
+
+def test_a_missing_simulator_is_told_in_one_line(monkeypatch):
+    with pytest.raises(UserError, match="no environment 'Nope-v1'"):
+        gym_lives.find("Nope-v1")
+    monkeypatch.setattr(gym_lives.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install MinAtar"):
+        gym_lives.find("MinAtar/Breakout-v1")
+
+
+def test_the_pendulum_is_swung_by_real_numbers():
+    these = lives.Lives(stream_ac(3, 0, (4,)), pendulum, {"it": {}}, [0], steps=5)
+    reports = these.live(5)
+    assert torch.isfinite(reports).all() and (reports[..., 0] < 0).all()
+    assert draws.ACTION != draws.EXPLORE
+
+
+def test_the_plain_loop_of_the_bench_learns_as_ours_does():
+    plain, agent, seed = speed.PlainStreamQ(), stream_q(4, 2), torch.tensor(0)
+    hyper, g = hyper_of(agent), torch.Generator().manual_seed(0)
+    mind = agent.start(seed, hyper)
+    with torch.no_grad():
+        for layer, (W, b) in zip(plain.layers, mind["critic"]["params"]):
+            layer.weight.copy_(W), layer.bias.copy_(b)
+    for t in range(40):
+        seen = transition(over=t % 7 == 6, terminal=t % 14 == 6, explored=t % 5 == 0) | {
+            "x": torch.randn(4, generator=g), "next_x": torch.randn(4, generator=g)}
+        mind = agent.learn(mind, hyper, seen, seed, torch.tensor(t))[0]
+        plain.learn(seen["x"], 1, 2.0, seen["next_x"], bool(seen["terminal"]), bool(seen["over"]),
+                    bool(seen["explored"]))
+    for layer, (W, b) in zip(plain.layers, mind["critic"]["params"]):
+        torch.testing.assert_close(layer.weight.detach(), W, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(layer.bias.detach(), b, rtol=1e-3, atol=1e-5)
+    plain.live(200)
+    row, = speed.measure(rounds=1, quick=True)
+    assert (row["learner"], row["runs"]) == ("stream_q", 30)
+    assert row["ratio"] == pytest.approx(row["rate"] / row["loop_rate"]) and row["ratio"] > 0
+
+
+@pytest.mark.parametrize("name", record_streaming.PARTS)
+def test_every_recorded_part_can_run(name):
+    part = record_streaming.PARTS[name]
+    sizes = (part.world.observations, part.world.actions, 1) if part.world else (
+        (11, 0, 3) if "Hopper" in name else (400, 3, 0))
+    agent = part.make(*sizes)
+    like = Learner(None, None, agent.settings, agent.description, 0)
+    for values in part.variants.values():
+        assert ensemble.grid(like, **values)
+    assert part.steps % 10 == 0
+
+
+def test_rows_of_a_recorded_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_streaming, "HERE", tmp_path / "data")
+    part = record_streaming.Part(
+        lambda n, a, r: stream_q(n, a, (4,)), {"stream": {}, "classic": {**kit.CLASSIC, "step_size": [
+            0.1, 0.01]}}, 500, cart_pole)
+    frame = record_streaming.live("CartPole-v1/q", part, range(2))
+    rows = record_streaming.measured("CartPole-v1/q", part, frame)
+    assert list(rows.columns) == record_streaming.COLUMNS and set(rows.env) == {"CartPole-v1"}
+    end = rows[rows.metric == "return_end"].set_index(["learner", "setting", "seed"]).value
+    assert len(end) == 3 * 2 and ("classic", "step_size=0.01", 1) in end.index
+    late = frame[(frame.learner == "stream") & (frame.seed == 1) & (frame.step > 400)]["return"].mean()
+    assert end["stream", "step_size=1", 1] == pytest.approx(late)
+    curves = rows[rows.metric == "return"]
+    best = end["classic"].groupby("setting").mean().idxmax()
+    assert set(curves[curves.learner == "classic"].setting) == {best}
+    assert len(curves) == 2 * 2 * 10 and sorted(set(curves.step)) == list(range(50, 501, 50))
