@@ -11,9 +11,9 @@ from dyndl_lite.files import atomic
 # The code that decides a trajectory: a checkpoint of other code is not continued.
 _MODULES = ("backbone", "backprop", "continual_backprop", "convolution", "decentralised", "draws",
             "drivers", "dynamic", "ensemble", "fractals", "fringe", "growth", "hidden_layers",
-            "image_tasks", "learning", "network", "recurring", "remedies", "resets", "rl/navigation",
-            "rl/policies", "rl/ppo", "rl/practice", "rl/renewal", "rl/simulators", "rl/slippery_ant",
-            "rl/torch_worlds", "step_sizes", "streams", "tracking")
+            "image_tasks", "learning", "network", "recurring", "remedies", "resets",
+            "rl/gymnasium_worlds", "rl/navigation", "rl/policies", "rl/ppo", "rl/practice",
+            "rl/renewal", "rl/slippery_ant", "rl/torch_worlds", "step_sizes", "streams", "tracking")
 # Read at import: what runs, even if a file is edited meanwhile.
 _CODE = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _MODULES)
 

@@ -326,23 +326,27 @@ else:
               f"{seen['distance_from_origin']:.2f} m from where they began")
 
 # %% [markdown]
-# What we recorded (`python data/record_rl.py slippery_ant/ppo`) has the published settings and is very
-# short: a figure of a machine that runs, not evidence about plasticity.
+# What is recorded of it (`python data/record_rl.py slippery_ant/ppo`) has the published settings and is very
+# short: a machine that runs, not evidence about plasticity.
 
 # %%
 ants = curve("SlipperyAnt-v5")
-reached, pairs_of_ant = int(ants.step.max()), ants.seed.nunique()
-figure, ax = plt.subplots()
-plots.curves(ants, "value", "learner", ax, xlabel="steps")
-ax.set(ylabel="mean return of an episode",
-       title=f"Recorded: Slippery Ant, {pairs_of_ant} seeds, a new friction every 20 k steps")
-ax.legend(title=None)
-last_ant = ants[ants.step > 0.75 * reached].groupby("learner").value.mean()
-plots.show(figure, "slippery_ant", out=out, alt=(
-    f"Return of Slippery Ant over {reached:,} steps; mean of the last quarter: "
-    + ", ".join(f"{name} {value:.0f}" for name, value in last_ant.items()) + "."))
-print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M of Slippery Ant, "
-      f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant; {pairs_of_ant} seeds")
+if len(ants) == 0:
+    print("Slippery Ant is not recorded yet: python data/record_rl.py slippery_ant/ppo")
+else:
+    reached = int(ants.step.max())
+    figure, ax = plt.subplots()
+    plots.curves(ants, "value", "learner", ax, xlabel="steps")
+    ax.set(ylabel="mean return of an episode", title=f"Recorded: Slippery Ant, {ants.seed.nunique()} "
+           "seeds, a new friction every 20 k steps")
+    ax.legend(title=None)
+    last_ant = ants[ants.step > 0.75 * reached].groupby("learner").value.mean()
+    plots.show(figure, "slippery_ant", out=out, alt=(
+        f"Return of Slippery Ant over {reached:,} steps; mean of the last quarter: "
+        + ", ".join(f"{name} {value:.0f}" for name, value in last_ant.items()) + "."))
+    print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M of Slippery Ant, "
+          f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant; "
+          f"{ants.seed.nunique()} seeds")
 
 # %% [markdown]
 # ## What to make of it
