@@ -359,6 +359,9 @@ else:
 # whole: an agent that begins afresh at every change does better still, but it has to be told when. The
 # published replacement rate of 1e-4 does nothing in a life this short.
 #
+# *Which unit is replaced does not matter here*: random units, as many, do as well at each rate. In
+# slowly-changing regression (notebook 06) it did. The news is the new units, not who had to go.
+#
 # *With standard betas the output layer is the patient.* Drawing only the heads anew at each change brings
 # back all of the loss; with proper betas most of it, and the rest sits in the hidden layers.
 #
@@ -371,8 +374,8 @@ else:
 # *Limits.* One small world, one architecture; a code that changes is not friction that changes. The robot
 # runs are far too short to repeat the published result.
 #
-# **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Replace random
-# units (`renewal.replacement("random")`). (3) Let the `physics` of CartPole slip instead of the code
+# **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Give the
+# networks 8 units a layer: does it matter now which unit is replaced (`renewal.replacement("random")`)? (3) Let the `physics` of CartPole slip instead of the code
 # (`worlds.slipped`): does PPO collapse there too? (4) Give the Ant a night.
 
 # %% tags=["provenance"]
