@@ -212,8 +212,8 @@ plots.show(figure, "dormancy", out=out, alt=(
 # ## Controls that take longer: recorded runs
 #
 # Made with `python data/record_rl.py navigation/replacement ...` (not computed just now): 25 tasks, all
-# settings of a sweep with 10 seeds, each learner's best with 30. *Heads reset* draws the output layers anew
-# at each change, and nothing else; *random replacement* replaces as many units as continual
+# settings of a sweep; the table says with how many seeds. *Heads reset* draws the output layers anew at
+# each change, and nothing else; *random replacement* replaces as many units as continual
 # backprop, whichever they are.
 
 # %%
@@ -235,7 +235,7 @@ ax.errorbar(middle, range(len(best)), fmt="o", capsize=3,
             xerr=[middle - best.low, best.high - middle])
 ax.set_yticks(range(len(best)), names)
 ax.set(xlabel="score in the last 5 of 25 tasks (mean, 95 % interval)",
-       title=f"Recorded, each learner at its best, {best.runs.min():.0f} to {best.runs.max():.0f} runs")
+       title=f"Recorded, each learner at its best, at least {best.runs.min():.0f} runs")
 plots.show(figure, "recorded", out=out, alt=(
     "Score in the last five tasks, each learner at its best, from low to high: "
     + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, middle)) + "."))
@@ -301,6 +301,11 @@ claims.record(out, "ppo-solves-cart-pole", ends_here["CartPole"]["mean"].iloc[0]
 claims.record(out, "ppo-as-fast-as-others", ours.mean() / theirs.mean(), profile)
 
 # %% [markdown]
+# CartPole is solved with every seed. On Hopper ours goes level with stable-baselines3 for some 40 k steps and
+# then falls behind it: the comparison is not won. One difference is known: theirs begins with orthogonal
+# weights, ours with those of notebook 01, which are larger where inputs are few. The collapse above does
+# not hang on it (a fresh agent learns every code), but read our numbers on robots with that in mind.
+#
 # ## Slippery Ant
 #
 # The published experiment: a four-legged robot, PPO with two layers of 256 units, and every 2 M steps,
