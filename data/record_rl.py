@@ -24,7 +24,7 @@ from dyndl_lite.rl.navigation import navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
 from dyndl_lite.rl.ppo import Routine, ppo
 from dyndl_lite.rl.practice import Arm
-from dyndl_lite.rl.simulators import simulators
+from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds
 from dyndl_lite.rl.torch_worlds import torch_worlds
 from dyndl_lite.rl.worlds import cart_pole
 
@@ -128,15 +128,20 @@ def record_cart_pole() -> Iterator[pd.DataFrame]:
     yield tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
 
 
+def on_gymnasium(name: str) -> Callable:
+    """Give what `practice.run` makes a gymnasium environment with."""
+    return gymnasium_worlds(lambda seed: gymnasium.make(name, disable_env_checker=True), name)
+
+
 HOPPER_SEEDS, HOPPER_STEPS, ROLLOUT = range(5), 50 * 2048, 2048
 
 
 def record_hopper() -> Iterator[pd.DataFrame]:
     """PPO on Hopper with the settings that stable-baselines3 has by default."""
     agent = ppo(11, gaussian(3), (64, 64), "tanh")
-    place = simulators(lambda seed: gymnasium.make("Hopper-v5", disable_env_checker=True), "Hopper-v5")
-    frame = practice.run(place, agent, {"ppo": Arm()}, HOPPER_SEEDS, HOPPER_STEPS // ROLLOUT, 2,
-                         routine=Routine(1, ROLLOUT, 10, 32), folder=CHECKPOINTS, name="hopper")
+    frame = practice.run(on_gymnasium("Hopper-v5"), agent, {"ppo": Arm()}, HOPPER_SEEDS,
+                         HOPPER_STEPS // ROLLOUT, 2, routine=Routine(1, ROLLOUT, 10, 32),
+                         folder=CHECKPOINTS, name="hopper")
     yield tidy(frame, "Hopper-v5", "defaults", ["return"])
 
 
@@ -187,7 +192,7 @@ def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
     arms = {"ppo": Arm({**ANT, **off}), "ppo_proper": Arm({**ANT_PROPER, **off}),
             "cbp": Arm({**ANT_PROPER, "weight_decay": 1e-4, "replacement_rate": 1e-4})}
     name = f"slippery_ant_{PERIOD}" if slippery else "ant"
-    place = simulators(lambda seed: slippery_ant.ant(seed, period), name)
+    place = gymnasium_worlds(lambda seed: slippery_ant.ant(seed, period), name)
     for iterations in ANT_ITERATIONS:
         frame = practice.run(place, agent, arms, ANT_SEEDS, iterations, 4, ANT_ITERATIONS[-1],
                              Routine(1, ROLLOUT, 10, 16), CHECKPOINTS, name)
@@ -210,8 +215,7 @@ def record_speed() -> Iterator[pd.DataFrame]:
     torch.set_num_threads(1)
     works = [("CartPole-v1", torch_worlds(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
               Routine(8, 128, 10, 16), FEW),
-             ("Hopper-v5", simulators(lambda seed: gymnasium.make("Hopper-v5", disable_env_checker=True),
-                                      "Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
+             ("Hopper-v5", on_gymnasium("Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
               Routine(1, ROLLOUT, 10, 32), HOPPER_SEEDS)]
     rows = []
     for env, place, agent, routine, seeds in works:

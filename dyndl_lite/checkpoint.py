@@ -13,10 +13,10 @@ _MODULES = ("backbone", "backprop", "channels", "continual_backprop", "convoluti
             "decentralised", "draws", "drivers", "dynamic", "ensemble", "fractals", "fringe",
             "growth", "hidden_layers", "image_layers", "image_tasks", "incremental", "learning",
             "network", "recurring", "remedies", "renewal", "resets", "residual",
-            "rl/actor_critic", "rl/batch_learners", "rl/gym_lives", "rl/kit", "rl/life", "rl/lives",
-            "rl/navigation", "rl/policies", "rl/ppo", "rl/practice", "rl/renewal", "rl/simulators",
-            "rl/slippery_ant", "rl/streaming", "rl/torch_worlds", "rl/worlds", "step_sizes",
-            "streams", "tracking")
+            "rl/actor_critic", "rl/batch_learners", "rl/gym_lives", "rl/gymnasium_worlds",
+            "rl/kit", "rl/life", "rl/lives", "rl/navigation", "rl/policies", "rl/ppo",
+            "rl/practice", "rl/renewal", "rl/slippery_ant", "rl/streaming", "rl/torch_worlds",
+            "rl/worlds", "step_sizes", "streams", "tracking")
 # Read at import: what runs, even if a file is edited meanwhile.
 _CODE = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _MODULES)
 

@@ -212,8 +212,8 @@ plots.show(figure, "dormancy", out=out, alt=(
 # ## Controls that take longer: recorded runs
 #
 # Made with `python data/record_rl.py navigation/replacement ...` (not computed just now): 25 tasks, all
-# settings of a sweep with 10 seeds, each learner's best with 30. *Heads reset* draws the output layers anew
-# at each change, and nothing else; *random replacement* replaces as many units as continual
+# settings of a sweep; the table says with how many seeds. *Heads reset* draws the output layers anew at
+# each change, and nothing else; *random replacement* replaces as many units as continual
 # backprop, whichever they are.
 
 # %%
@@ -235,7 +235,7 @@ ax.errorbar(middle, range(len(best)), fmt="o", capsize=3,
             xerr=[middle - best.low, best.high - middle])
 ax.set_yticks(range(len(best)), names)
 ax.set(xlabel="score in the last 5 of 25 tasks (mean, 95 % interval)",
-       title=f"Recorded, each learner at its best, {best.runs.min():.0f} to {best.runs.max():.0f} runs")
+       title=f"Recorded, each learner at its best, at least {best.runs.min():.0f} runs")
 plots.show(figure, "recorded", out=out, alt=(
     "Score in the last five tasks, each learner at its best, from low to high: "
     + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, middle)) + "."))
@@ -301,6 +301,11 @@ claims.record(out, "ppo-solves-cart-pole", ends_here["CartPole"]["mean"].iloc[0]
 claims.record(out, "ppo-as-fast-as-others", ours.mean() / theirs.mean(), profile)
 
 # %% [markdown]
+# CartPole is solved with every seed. On Hopper ours goes level with stable-baselines3 for some 40 k steps and
+# then falls behind it: the comparison is not won. One difference is known: theirs begins with orthogonal
+# weights, ours with those of notebook 01, which are larger where inputs are few. The collapse above does
+# not hang on it (a fresh agent learns every code), but read our numbers on robots with that in mind.
+#
 # ## Slippery Ant
 #
 # The published experiment: a four-legged robot, PPO with two layers of 256 units, and every 2 M steps,
@@ -326,23 +331,27 @@ else:
               f"{seen['distance_from_origin']:.2f} m from where they began")
 
 # %% [markdown]
-# What we recorded (`python data/record_rl.py slippery_ant/ppo`) has the published settings and is very
-# short: a figure of a machine that runs, not evidence about plasticity.
+# What is recorded of it (`python data/record_rl.py slippery_ant/ppo`) has the published settings and is very
+# short: a machine that runs, not evidence about plasticity.
 
 # %%
 ants = curve("SlipperyAnt-v5")
-reached, pairs_of_ant = int(ants.step.max()), ants.seed.nunique()
-figure, ax = plt.subplots()
-plots.curves(ants, "value", "learner", ax, xlabel="steps")
-ax.set(ylabel="mean return of an episode",
-       title=f"Recorded: Slippery Ant, {pairs_of_ant} seeds, a new friction every 20 k steps")
-ax.legend(title=None)
-last_ant = ants[ants.step > 0.75 * reached].groupby("learner").value.mean()
-plots.show(figure, "slippery_ant", out=out, alt=(
-    f"Return of Slippery Ant over {reached:,} steps; mean of the last quarter: "
-    + ", ".join(f"{name} {value:.0f}" for name, value in last_ant.items()) + "."))
-print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M of Slippery Ant, "
-      f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant; {pairs_of_ant} seeds")
+if len(ants) == 0:
+    print("Slippery Ant is not recorded yet: python data/record_rl.py slippery_ant/ppo")
+else:
+    reached = int(ants.step.max())
+    figure, ax = plt.subplots()
+    plots.curves(ants, "value", "learner", ax, xlabel="steps")
+    ax.set(ylabel="mean return of an episode", title=f"Recorded: Slippery Ant, {ants.seed.nunique()} "
+           "seeds, a new friction every 20 k steps")
+    ax.legend(title=None)
+    last_ant = ants[ants.step > 0.75 * reached].groupby("learner").value.mean()
+    plots.show(figure, "slippery_ant", out=out, alt=(
+        f"Return of Slippery Ant over {reached:,} steps; mean of the last quarter: "
+        + ", ".join(f"{name} {value:.0f}" for name, value in last_ant.items()) + "."))
+    print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M of Slippery Ant, "
+          f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant; "
+          f"{ants.seed.nunique()} seeds")
 
 # %% [markdown]
 # ## What to make of it
@@ -354,6 +363,9 @@ print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M 
 # *Continual backprop and L2 both keep most of it*, and these runs do not tell the two apart. Neither is
 # whole: an agent that begins afresh at every change does better still, but it has to be told when. The
 # published replacement rate of 1e-4 does nothing in a life this short.
+#
+# *Which unit is replaced does not matter here*: random units, as many, do as well at each rate. In
+# slowly-changing regression (notebook 06) it did. The news is the new units, not who had to go.
 #
 # *With standard betas the output layer is the patient.* Drawing only the heads anew at each change brings
 # back all of the loss; with proper betas most of it, and the rest sits in the hidden layers.
@@ -367,8 +379,8 @@ print(f"{reached:,} steps: {20_000_000 / reached:.0f} times fewer than the 20 M 
 # *Limits.* One small world, one architecture; a code that changes is not friction that changes. The robot
 # runs are far too short to repeat the published result.
 #
-# **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Replace random
-# units (`renewal.replacement("random")`). (3) Let the `physics` of CartPole slip instead of the code
+# **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Give the
+# networks 8 units a layer: does it matter now which unit is replaced (`renewal.replacement("random")`)? (3) Let the `physics` of CartPole slip instead of the code
 # (`worlds.slipped`): does PPO collapse there too? (4) Give the Ant a night.
 
 # %% tags=["provenance"]

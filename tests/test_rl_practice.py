@@ -16,7 +16,7 @@ from dyndl_lite import checkpoint
 from dyndl_lite.backprop import adam
 from dyndl_lite.remedies import decayed
 from dyndl_lite.rl import navigation as navigation_module
-from dyndl_lite.rl import practice, renewal, simulators, slippery_ant
+from dyndl_lite.rl import gymnasium_worlds, practice, renewal, slippery_ant
 from dyndl_lite.rl.navigation import GOAL, navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
 from dyndl_lite.rl.ppo import Routine, ppo
@@ -140,6 +140,10 @@ def test_what_does_not_fit_is_an_error_before_work(given, message):
 
 # gymnasium --------------------------------------------------------------------------------------
 
+def on_gymnasium(name, **more):
+    return gymnasium_worlds.gymnasium_worlds(lambda seed: gymnasium.make(name, **more), name)
+
+
 class Counting(gymnasium.Env):
     """Tells the time; its end is real after some steps, or, with a wrapper, time runs out."""
 
@@ -162,7 +166,7 @@ class Counting(gymnasium.Env):
 @pytest.mark.parametrize("end, limit", [(3, 99), (99, 3)])
 def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, limit):
     agent, routine = ppo(2, categorical(2), (4,)), Routine(2, 7, 1, 1)
-    place = simulators.simulators(
+    place = gymnasium_worlds.gymnasium_worlds(
         lambda seed: gymnasium.wrappers.TimeLimit(Counting(end), limit), "counting")(
             agent, torch.tensor([0]), None, routine, False)
     place.begin(0)
@@ -179,7 +183,7 @@ def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, lim
 
 def test_the_loop_meets_what_gymnasium_s_vector_env_meets():
     agent, routine = ppo(4, categorical(2), (4,)), Routine(3, 60, 1, 1)
-    place = simulators.simulators(lambda seed: gymnasium.make("CartPole-v1", max_episode_steps=15), "")(
+    place = on_gymnasium("CartPole-v1", max_episode_steps=15)(
         agent, torch.tensor([2]), None, routine, False)
     place.begin(0)
     found = place.collect(vmap(agent.start)(torch.tensor([2]))["params"], 0)
@@ -205,8 +209,7 @@ def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
     """A short real run: far above the 22 steps of a random policy, the same algorithm in both."""
     routine = Routine(envs=8, steps=64, epochs=6, minibatches=4)
     agent = ppo(4, categorical(2), (32, 32), "tanh")
-    for place in (torch_worlds(cart_pole),
-                  simulators.simulators(lambda seed: gymnasium.make("CartPole-v1"), "CartPole-v1")):
+    for place in (torch_worlds(cart_pole), on_gymnasium("CartPole-v1")):
         frame = practice.run(place, agent, {"ppo": Arm({"step_size": 2e-3})}, range(2), 20, 4,
                              routine=routine)
         assert frame[frame.step == 20 * 512]["return"].min() > 70
@@ -214,7 +217,7 @@ def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
 
 
 def test_a_killed_run_on_gymnasium_goes_on_bit_for_bit(tmp_path):
-    place = simulators.simulators(lambda seed: gymnasium.make("CartPole-v1"), "CartPole-v1")
+    place = on_gymnasium("CartPole-v1")
     agent = ppo(4, categorical(2), (8,))
     whole = live({"a": Arm({})}, range(2), 6, place, agent)
     live({"a": Arm({})}, range(2), 2, place, agent, folder=tmp_path)
@@ -227,12 +230,12 @@ def test_a_killed_run_on_gymnasium_goes_on_bit_for_bit(tmp_path):
 
 def test_an_environment_that_hides_its_state_is_not_saved():
     with pytest.raises(ValueError, match="does not show its state"):
-        simulators.save(Counting(3))
+        gymnasium_worlds.save(Counting(3))
 
 
 def test_policies_for_environments():
-    assert simulators.policy_for(gymnasium.make("CartPole-v1")).name == "categorical 2"
-    assert simulators.policy_for(gymnasium.make("Pendulum-v1")).name.startswith("gaussian 1")
+    assert gymnasium_worlds.policy_for(gymnasium.make("CartPole-v1")).name == "categorical 2"
+    assert gymnasium_worlds.policy_for(gymnasium.make("Pendulum-v1")).name.startswith("gaussian 1")
 
 
 # Slippery Ant -----------------------------------------------------------------------------------
@@ -262,7 +265,8 @@ def test_a_world_without_mujoco_needs_no_import_of_it(monkeypatch):
         return real(name, *more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    simulators.load(gymnasium.make("CartPole-v1"), simulators.save(reset(gymnasium.make("CartPole-v1"))))
+    saved = gymnasium_worlds.save(reset(gymnasium.make("CartPole-v1")))
+    gymnasium_worlds.load(gymnasium.make("CartPole-v1"), saved)
 
 
 def reset(env, seed=5):
@@ -321,14 +325,14 @@ def test_a_simulator_goes_on_bit_for_bit_from_what_was_saved(name, tmp_path):
     size = env.action_space.shape[0]
     actions = np.random.default_rng(0).uniform(-1, 1, (300, size)).astype(np.float32)
     walk(env, actions[:130])
-    torch.save(simulators.save(env), tmp_path / "env.pt")
+    torch.save(gymnasium_worlds.save(env), tmp_path / "env.pt")
     again = make()
-    simulators.load(again, torch.load(tmp_path / "env.pt", weights_only=True))
+    gymnasium_worlds.load(again, torch.load(tmp_path / "env.pt", weights_only=True))
     np.testing.assert_array_equal(walk(again, actions[130:]), walk(env, actions[130:]))
 
 
 def on_slippery_ground(**more):
-    place = simulators.simulators(lambda seed: slippery_ant.ant(seed, 20), "slippery ant 20")
+    place = gymnasium_worlds.gymnasium_worlds(lambda seed: slippery_ant.ant(seed, 20), "ant 20")
     agent = ppo(27, gaussian(8), (8,), renewal=renewal.replacement())
     arms = {"cbp": Arm({"replacement_rate": 0.1, "maturity_threshold": 3})}
     return live(arms, range(2), 8, place, agent, **more)

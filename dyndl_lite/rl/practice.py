@@ -166,7 +166,7 @@ def run(place: Callable, agent: ActorCritic, arms: dict[str, Arm], seeds: Iterab
     Parameters
     ----------
     place
-        Where they act: what `torch_worlds` or `simulators` gives.
+        Where they act: what `torch_worlds` or `gymnasium_worlds` gives.
     agent : ActorCritic
     arms : dict of name -> Arm
         They meet the same worlds, episodes and chance, seed by seed.

@@ -30,7 +30,7 @@ def policy_for(env: gymnasium.Env) -> Policy:
     raise ValueError(f"{env} has actions {space}: use an environment with Discrete or flat Box ones")
 
 
-def simulators(make: Callable, mark: str) -> Callable:
+def gymnasium_worlds(make: Callable, mark: str) -> Callable:
     """Give what `practice.run` makes environments with.
 
     Parameters
@@ -41,7 +41,7 @@ def simulators(make: Callable, mark: str) -> Callable:
         Says what it makes, so that another one does not continue its checkpoint.
     """
     def made(*given):
-        return Simulators(make, *given)
+        return GymnasiumWorlds(make, *given)
 
     made.mark = mark
     return made
@@ -59,7 +59,7 @@ def choosing(agent: ActorCritic) -> Callable:
     return lambda nothing, params, seen, u: (nothing, each(params, seen, u))
 
 
-class Simulators:
+class GymnasiumWorlds:
     """Environments [agents, envs]. What is stationary or not is theirs to know."""
 
     def __init__(self, make: Callable, agent: ActorCritic, seeds: Tensor, stays: Tensor,
