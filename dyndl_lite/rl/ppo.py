@@ -72,6 +72,9 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
     def start(seed: Tensor) -> dict:
         seeds = torch.stack([seed, draws.bits(seed, draws.VALUE)])
         nets = vmap(lambda seed: initialise(seed, sizes, activation))(seeds)
+        if activation != "relu":  # as is usual for tanh (Andrychowicz et al. 2021 compare)
+            nets = [(vmap(orthogonal)(W) * (2 ** 0.5 if i < len(nets) - 1 else 1.0), b)
+                    for i, (W, b) in enumerate(nets)]
         W, b = nets[-1]
         # At first all actions are much the same everywhere; one output is enough for a value.
         heard = torch.stack([torch.full_like(b[0], 0.01), torch.eye(len(b[0]), device=b.device)[0]])
@@ -108,6 +111,14 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
                 "discount": 0.99, "trace_decay": 0.95}
     description = f"ppo {sizes} {policy.name} {activation} {optimiser.name} {renewal.name}"
     return ActorCritic(start, step, settings, description, policy, activation)
+
+
+def orthogonal(W: Tensor) -> Tensor:
+    """Turn random weights into some with orthogonal rows or columns of length 1."""
+    tall = W if W.shape[0] >= W.shape[1] else W.T
+    Q, R = torch.linalg.qr(tall)
+    Q = Q * torch.sign(torch.diagonal(R))
+    return Q if W.shape[0] >= W.shape[1] else Q.T
 
 
 def clipped_gain(moved: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
