@@ -32,7 +32,7 @@ TABLE = HERE / "results/remedies.csv"
 KEY = ["problem", "units", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "task", "metric", "value"]
 INSIDE = ["dead_units", "weight_magnitude", "effective_rank"]
-LOOKS = [1, 4, 7, 10]  # tenths of the life after which we look inside
+LOOKS = [1, 10]  # tenths of the life after which we look inside
 DIGITS = CHANGES["permuted_digits"]  # all of them once: a task
 TASKS = 40  # of digits, and of two classes of images
 
