@@ -330,7 +330,8 @@ for claim, value in {
 # well as by lasting. **CReLU** is eight points ahead of continual backprop, again with twice the
 # features; **layer norm**, which lost its plasticity on the other two problems, is five and a half ahead;
 # **Adam** and **UPGD** about three. L2, L2 Init, shrink and perturb, clipping, dropout and self-normalised
-# resets cannot be told from continual backprop with five runs, nor can plain backprop. **Keeping the head** is
+# resets cannot be told from continual backprop with five runs, nor can plain
+# backprop; ReDo is two points behind. **Keeping the head** is
 # the worst of all: here the reset of the head, which the problem prescribes, is half of the cure.
 #
 # What these runs do not say: the best of a sweep is the best of *that* sweep, and a remedy with three
