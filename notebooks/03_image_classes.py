@@ -437,7 +437,7 @@ grew = ensemble.run(
                                {**setting, "replacement_rate": replacement_rate}),
         "backprop from scratch": (renewed(plain, wide, plainly.begins, "all"), setting),
     },
-    seeds, plainly.steps, plainly.task_length // 5 or 1, probe=held_back_accuracy,
+    seeds, plainly.steps, grown_epochs, probe=held_back_accuracy,
     folder=checkpoints / "grew")
 grew["classes"] = [new_classes * (plainly.task(step - 1)[0] + 1) for step in grew.step]
 provenance.save_table(grew, out, "grew")
