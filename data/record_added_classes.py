@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import recording
 from record_image_classes import COLUMNS, HERE, TABLE
 
 from dyndl_lite import drivers, ensemble, provenance
@@ -43,8 +44,7 @@ def record(who: str) -> pd.DataFrame:
                          STREAM.task_length, probe=held_back_accuracy,
                          folder=HERE.parent / "build/record/added_classes")
     frame["task"] = [STREAM.together * (STREAM.task(step - 1)[0] + 1) for step in frame.step]
-    frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(sweep, row))
-                        for row in frame[list(sweep)].itertuples(index=False)]
+    frame["setting"] = recording.named(frame, sweep)
     increments = frame.groupby(["setting", "seed", "task"], sort=False)
     rows = pd.concat({"test_accuracy": increments.test_accuracy.max(),
                       "training_accuracy": increments.accuracy.last()}, names=["metric"])

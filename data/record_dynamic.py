@@ -9,7 +9,6 @@ setting, seed, metric, value) and what made them to dynamic.json, and goes on af
 interruption from its checkpoints under build/record/. permuted_mnist needs DYNDL_DATA.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -261,18 +260,9 @@ def save(name: str, rows: pd.DataFrame, seconds: float) -> None:
 
 def main() -> None:
     """Record the parts that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = [f"{kind}/{units}/{who}" for kind, problem in PROBLEMS.items()
              for units in problem.units for who in LEARNERS]
-    parser.add_argument("parts", nargs="*", metavar="part", help="problem/units/learner")
-    parser.add_argument("--list", action="store_true", help="name all parts")
-    given = parser.parse_args()
-    unknown = [name for name in given.parts if name not in known]
-    if unknown:
-        parser.error(f"no part {unknown[0]!r}: see --list")
-    if given.list:
-        print("\n".join(known))
-    for name in given.parts:
+    for name in recording.asked(__doc__, known, "problem/units/learner"):
         begin = time.monotonic()
         rows = record(name)
         save(name, rows, time.monotonic() - begin)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import recording
 
 from dyndl_lite import ensemble, provenance
 from dyndl_lite.channels import conv_continual_backprop
@@ -51,8 +52,7 @@ def record(who: str) -> pd.DataFrame:
                          folder=HERE.parent / "build/record/image_classes")
     task = frame.step // stream.task_length
     frame["task"] = (task - 1) // BLOCK * BLOCK + BLOCK
-    frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(sweep, row))
-                        for row in frame[list(sweep)].itertuples(index=False)]
+    frame["setting"] = recording.named(frame, sweep)
     rows = frame.groupby(["setting", "seed", "task"], sort=False).test_accuracy.mean()
     rows = rows.reset_index(name="value")
     units = sum(layout.channels) + sum(layout.hidden)

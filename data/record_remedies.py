@@ -10,7 +10,6 @@ fifth; tasks 1 to 10 are its tenths, of the best setting. What made them is note
 It goes on after an interruption from its checkpoints under build/record/remedies/.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,18 +118,9 @@ def record(name: str) -> pd.DataFrame:
 
 def main() -> None:
     """Record the parts that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = [f"{kind}/{units}/{who}" for kind, problem in PROBLEMS.items()
              for units in problem.units for who in problem.remedies]
-    parser.add_argument("parts", nargs="*", metavar="part", help="problem/units/learner")
-    parser.add_argument("--list", action="store_true", help="name all parts")
-    given = parser.parse_args()
-    unknown = [name for name in given.parts if name not in known]
-    if unknown:
-        parser.error(f"no part {unknown[0]!r}: see --list")
-    if given.list:
-        print("\n".join(known))
-    for name in given.parts:
+    for name in recording.asked(__doc__, known, "problem/units/learner"):
         begin = time.monotonic()
         rows = record(name)
         provenance.keep(TABLE, name, dict(zip(KEY, rows[KEY].iloc[0])), rows,

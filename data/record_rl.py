@@ -7,24 +7,24 @@ value; step counts what one agent lived through. What made them is noted in rl.j
 after an interruption from its checkpoints under build/record/rl/ (stable-baselines3's begin again).
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
 import pandas as pd
+import recording
 import torch
 
 from dyndl_lite import provenance
 from dyndl_lite.backprop import adam
 from dyndl_lite.remedies import decayed
 from dyndl_lite.rl import practice, renewal, slippery_ant
+from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds
 from dyndl_lite.rl.navigation import navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
 from dyndl_lite.rl.ppo import Routine, ppo
 from dyndl_lite.rl.practice import Arm
-from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds
 from dyndl_lite.rl.torch_worlds import torch_worlds
 from dyndl_lite.rl.worlds import cart_pole
 
@@ -254,16 +254,7 @@ PARTS = {
 
 def main() -> None:
     """Record the parts that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="part", help="env/what")
-    parser.add_argument("--list", action="store_true", help="name all parts")
-    given = parser.parse_args()
-    unknown = [name for name in given.parts if name not in PARTS]
-    if unknown:
-        parser.error(f"no part {unknown[0]!r}: see --list")
-    if given.list:
-        print("\n".join(PARTS))
-    for name in given.parts:
+    for name in recording.asked(__doc__, PARTS, "env/what"):
         begin = time.monotonic()
         for rows in PARTS[name]():  # all that is known so far
             made = {"command": f"python data/record_rl.py {name}",

@@ -10,13 +10,13 @@ rl.json. A part in our own worlds goes on after an interruption from its checkpo
 build/record/streaming/; one in gymnasium's simulators, whose state cannot be kept, starts anew.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import recording
 
 from dyndl_lite import provenance
 from dyndl_lite.rl import gym_lives, kit, life, lives, worlds
@@ -143,16 +143,7 @@ def measured(name: str, part: Part, frame: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """Record the parts that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="part", help="environment/agent")
-    parser.add_argument("--list", action="store_true", help="name all parts")
-    given = parser.parse_args()
-    unknown = [name for name in given.parts if name not in PARTS]
-    if unknown:
-        parser.error(f"no part {unknown[0]!r}: see --list")
-    if given.list:
-        print("\n".join(PARTS))
-    for name in given.parts:
+    for name in recording.asked(__doc__, PARTS, "environment/agent"):
         begin = time.monotonic()
         rows = measured(name, PARTS[name], live(name, PARTS[name]))
         for who, mine in rows.groupby("learner", sort=False):

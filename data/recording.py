@@ -1,7 +1,8 @@
 """What the recorders of sweeps share: cut a sweep into ensembles, run them, find the best."""
 
+import argparse
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -38,8 +39,27 @@ def lives(folder: Path, who: str, learner: Learner, values: dict, stream, units:
         mark = "_".join(f"{v:g}" for v in itertools.chain(*some.values()))
         frame = ensemble.run(stream, {who: (learner, some)}, seeds, steps, bin, probe=probe,
                              folder=folder / f"{mark}_from_{seeds[0]}")
-        yield frame.assign(setting=[" ".join(f"{n}={v:g}" for n, v in zip(values, row))
-                                    for row in frame[list(values)].itertuples(index=False)])
+        yield frame.assign(setting=named(frame, values))
+
+
+def named(frame: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Name the setting of each row by the values that a sweep varies."""
+    return [" ".join(f"{name}={value:g}" for name, value in zip(names, row))
+            for row in frame[list(names)].itertuples(index=False)]
+
+
+def asked(about: str, known: Iterable[str], form: str) -> list[str]:
+    """Read from the command line which parts to record; `--list` prints all that are known."""
+    parser, known = argparse.ArgumentParser(description=about.splitlines()[0]), list(known)
+    parser.add_argument("parts", nargs="*", metavar="part", help=form)
+    parser.add_argument("--list", action="store_true", help="name all parts")
+    given = parser.parse_args()
+    unknown = [name for name in given.parts if name not in known]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}: see --list")
+    if given.list:
+        print("\n".join(known))
+    return given.parts
 
 
 def values_of(setting: str) -> dict[str, list[float]]:

@@ -5,15 +5,16 @@ a value at many places, one set of incoming weights, and a block of outgoing one
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dyndl_lite.backprop import Learner, Optimiser, momentum
-from dyndl_lite.continual_backprop import (appraise, choose, forget, fresh_weights, new_units,
-                                           newborn, outgoing_weights, rebirth)
+from dyndl_lite.continual_backprop import (appraise, check_rate, choose, forget, fresh_weights,
+                                           new_units, newborn, outgoing_weights, rebirth)
 from dyndl_lite.convolution import Layout, gradient_step, initialise
-from dyndl_lite.resets import criterion_named
+from dyndl_lite.resets import criterion_named, one_of, unwatched
 
 
 def conv_continual_backprop(layout: Layout, optimiser: Optimiser = momentum) -> Learner:
@@ -42,10 +43,7 @@ def conv_continual_backprop(layout: Layout, optimiser: Optimiser = momentum) -> 
         return units, pick, f_hat
 
     def check(setting: dict) -> None:
-        if setting["replacement_rate"] * max(hidden) > 1:
-            raise ValueError(f"replacement_rate {setting['replacement_rate']} asks for more than "
-                             f"one of {max(hidden)} units a minibatch: use "
-                             f"{1 / max(hidden):.1e} or less")
+        check_rate(setting, max(hidden), "units a minibatch")
 
     learner = conv_replacing(layout, new_units, judge, optimiser)
     settings = {"replacement_rate": 3e-4, "utility_decay": 0.99, "maturity_threshold": 100.0}
@@ -133,14 +131,10 @@ def conv_resetting(layout: Layout, criterion: str, optimiser: Optimiser = moment
     """
     remembers, judged, settings, check = criterion_named(criterion)
 
-    def remember(units: int, device) -> dict:
-        return {name: torch.zeros(units, device=device) for name in remembers}
-
     def judge(watch, mean, w_in, w_out, t, hyper):
         watch, wanted = judged(watch, mean, t, hyper)
-        pick = (wanted.float().argmax(), wanted.any())
-        return watch, pick, torch.zeros_like(mean)
+        return watch, one_of(wanted), torch.zeros_like(mean)
 
-    learner = conv_replacing(layout, remember, judge, optimiser)
+    learner = conv_replacing(layout, partial(unwatched, remembers), judge, optimiser)
     return learner._replace(settings={**learner.settings, **settings}, check=check,
                             description=f"conv_resetting {criterion} {learner.description}")

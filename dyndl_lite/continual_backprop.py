@@ -176,6 +176,14 @@ def outgoing_weights(W: Tensor, units: int) -> Tensor:
     return W.reshape(len(W), units, -1)
 
 
+def check_rate(setting: dict, most: int, what: str) -> None:
+    """Raise ValueError if more than one of `most` units, the widest layer's, were due at a time."""
+    rate = setting["replacement_rate"]
+    if rate * most > 1:
+        raise ValueError(f"replacement_rate {rate} asks for more than one of {most} {what}: "
+                         f"use {1 / most:.1e} or less")
+
+
 def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
                        loss: Callable = squared_error, optimiser: Optimiser = sgd,
                        utility: str | None = "contribution",
@@ -218,10 +226,7 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
         if utility is None and setting["utility"] not in range(len(UTILITIES)):
             raise ValueError(f"utility {setting['utility']} is unknown: use 0 to "
                              f"{len(UTILITIES) - 1}, in the order {', '.join(UTILITIES)}")
-        if setting["replacement_rate"] * max(hidden) > 1:
-            raise ValueError(
-                f"replacement_rate {setting['replacement_rate']} asks for more than one of "
-                f"{max(hidden)} units an example: use {1 / max(hidden):.1e} or less")
+        check_rate(setting, max(hidden), "units an example")
 
     def start(seed: Tensor) -> dict:
         params = initialise(seed, sizes, activation)

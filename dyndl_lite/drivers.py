@@ -59,8 +59,8 @@ def make(kind: str, step: Callable) -> Callable:
     return _or_eager(lambda: COMPILED[kind](step), step)
 
 
-def laid_out(nets: dict) -> dict:
-    """Give tensors that share no memory, in the one layout that the compiled drivers ask for."""
+def laid_out(nets):
+    """Give a tree of tensors that share no memory, in the one layout that the compiled drivers ask for."""
     return tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), nets)
 
 
@@ -94,12 +94,9 @@ def scan(step: Callable) -> Callable:
     def body(hypers):
         def one(nets, example):
             nets, score = step(nets, hypers, *example)
-            return tree_map(fresh, nets), fresh(score)
+            return laid_out((nets, score))  # scan forbids aliased outputs, and wants one layout
 
         return one
-
-    def fresh(a):  # scan forbids aliased outputs, and wants one layout for all
-        return a.clone(memory_format=torch.contiguous_format)
 
     def advance(nets, hypers, X, Y):
         return torch_scan(body(hypers), nets, (X, Y))

@@ -121,6 +121,12 @@ def forward(params: Params, x: Tensor, activation: str, kind: Kind, layers: list
     return W @ h + b, seen
 
 
+def check(setting: dict) -> None:
+    """Raise ValueError for a setting that cannot run."""
+    if not 0 <= setting.get("dropout", 0) < 1:
+        raise ValueError(f"dropout {setting['dropout']} is a share: give one from 0 to below 1")
+
+
 def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
                   loss: Callable = squared_error, optimiser: Optimiser = sgd) -> Learner:
     """Make a backprop learner with another kind of hidden layers.
@@ -179,10 +185,6 @@ def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
                   for own, (z, y, _), (_, slope) in zip(layers, seen, gradients)]
         return {"params": params, "memory": memory, "layers": layers, "seed": seed,
                 "t": t + 1}, score
-
-    def check(setting: dict) -> None:
-        if not 0 <= setting.get("dropout", 0) < 1:
-            raise ValueError(f"dropout {setting['dropout']} is a share: give one from 0 to below 1")
 
     description = f"backprop_with {kind} {sizes} {activation} {loss.__name__} {optimiser.name}"
     return Learner(start, step, {**optimiser.settings, **what.settings}, description, sizes[-1],

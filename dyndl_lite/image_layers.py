@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dyndl_lite import diagnostics
 from dyndl_lite.backprop import Learner, Optimiser, cross_entropy, momentum
 from dyndl_lite.convolution import Layout, initialise
-from dyndl_lite.hidden_layers import KINDS, Kind
+from dyndl_lite.hidden_layers import KINDS, Kind, check
 from dyndl_lite.network import Params
 
 #: Of `hidden_layers.KINDS`, and none: online normalisation is made for one example at a time.
@@ -98,10 +98,6 @@ def conv_backprop_with(kind: str, layout: Layout, optimiser: Optimiser = momentu
         gradients, score = grad(objective, has_aux=True)(net["params"])
         params, memory = optimiser.update(net["params"], gradients, net["memory"], hyper)
         return {"params": params, "memory": memory, "seed": seed, "t": t + 1}, score
-
-    def check(setting: dict) -> None:
-        if not 0 <= setting.get("dropout", 0) < 1:
-            raise ValueError(f"dropout {setting['dropout']} is a share: give one from 0 to below 1")
 
     return Learner(start, step, {**optimiser.settings, **what.settings},
                    f"conv_backprop_with {kind} {tuple(layout)} {optimiser.name}", layout.outputs,

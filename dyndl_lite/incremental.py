@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 
 from dyndl_lite.backprop import Learner, Optimiser, cross_entropy, momentum
 from dyndl_lite.channels import observed
-from dyndl_lite.continual_backprop import (appraise, choose, forget, fresh_weights, new_units,
-                                           newborn, rebirth, reborn)
+from dyndl_lite.continual_backprop import (appraise, check_rate, choose, forget, fresh_weights,
+                                           new_units, newborn, rebirth, reborn)
 from dyndl_lite.image_tasks import GrowingClasses
 from dyndl_lite.remedies import decayed
 from dyndl_lite.residual import Layout, forward, initialise
@@ -104,10 +104,7 @@ def residual_continual_backprop(layout: Layout, optimiser: Optimiser = published
     fan_ins = (*(torch.Size(shape[1:]).numel() for shape in shapes), 0, 0)
 
     def check(setting: dict) -> None:
-        most = max(layout.channels)
-        if setting["replacement_rate"] * most > 1:
-            raise ValueError(f"replacement_rate {setting['replacement_rate']} asks for more than "
-                             f"one of {most} channels a minibatch: use {1 / most:.1e} or less")
+        check_rate(setting, max(layout.channels), "channels a minibatch")
 
     def start(seed: Tensor) -> dict:
         return {**plain.start(seed), "units": [new_units(shape[0], seed.device) for shape in shapes],

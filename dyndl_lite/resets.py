@@ -24,6 +24,16 @@ class Criterion(NamedTuple):
     check: Callable  # raises ValueError for a setting that cannot run
 
 
+def unwatched(remembers: tuple[str, ...], units: int, device: torch.device) -> dict[str, Tensor]:
+    """Give what is kept of the units of a new layer."""
+    return {name: torch.zeros(units, device=device) for name in remembers}
+
+
+def one_of(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Pick one of the units that are wanted [units]: which, and whether there is any."""
+    return wanted.float().argmax(), wanted.any()  # of bytes, compiled, argmax goes astray
+
+
 def _dormant(watch: dict, h: Tensor, t: Tensor, hyper: dict) -> tuple[dict, Tensor]:
     """Every reset_period examples mark the units whose activity is a small share of the mean."""
     activity = watch["activity"] + h.abs()
@@ -114,8 +124,7 @@ def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
         return {
             "params": params,
             "memory": optimiser.start(params),
-            "watch": [{name: torch.zeros(n, device=seed.device) for name in remembers}
-                      for n in sizes[1:-1]],
+            "watch": [unwatched(remembers, n, seed.device) for n in sizes[1:-1]],
             "seed": seed.clone(),
             "t": now,
             "fresh": fresh_weights(seed, now, sizes, activation),
@@ -127,7 +136,7 @@ def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
         layers, chosen = [], []
         for watch, h in zip(net["watch"], features):
             watch, wanted = judge(watch, h, net["t"], hyper)
-            pick = (wanted.float().argmax(), wanted.any())  # of bytes, compiled, it goes astray
+            pick = one_of(wanted)
             layers.append(newborn(watch, pick))
             chosen.append(pick)
         t = net["t"] + 1

@@ -13,10 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from dyndl_lite import drivers, ensemble
-from dyndl_lite.backprop import Learner
 from dyndl_lite.files import UserError
 from dyndl_lite.progress import progress
 from dyndl_lite.rl import life
@@ -130,15 +128,14 @@ def run(agent: Agent, make: Callable, variants: dict[str, dict], seeds: Iterable
     """
     if steps < 1 or bin < 1 or steps % bin:
         raise ValueError(f"bin {bin} does not divide steps {steps}: choose a bin that does")
-    like = Learner(None, None, agent.settings, agent.description, 0)
     rows = [{"learner": name, **setting, "seed": seed} for name, values in variants.items()
-            for setting in ensemble.grid(like, **values) for seed in seeds]
+            for setting in ensemble.grid(agent, **values) for seed in seeds]
     hypers = {name: torch.tensor([float(row[name]) for row in rows]) for name in agent.settings}
     simulators = _Simulators(make, [row["seed"] for row in rows])
     first = simulators.starts()
     start, step = hear(agent, first.shape[1])
-    all_lives = vmap(start)(torch.tensor([row["seed"] for row in rows]), hypers, first)
-    all_lives = tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), all_lives)
+    all_lives = drivers.laid_out(
+        vmap(start)(torch.tensor([row["seed"] for row in rows]), hypers, first))
     kind = "in_place" if steps >= drivers.WORTH_COMPILING else "eager"
     advance = drivers.make(kind, vmap(step))
     frames = []

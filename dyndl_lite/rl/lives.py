@@ -13,10 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from dyndl_lite import checkpoint, drivers, ensemble
-from dyndl_lite.backprop import Learner
 from dyndl_lite.progress import progress
 from dyndl_lite.rl.life import never, together
 from dyndl_lite.rl.streaming import Agent
@@ -42,9 +40,8 @@ class Lives:
 
     def __init__(self, agent: Agent, world: World, variants: dict[str, dict], seeds: Iterable[int],
                  steps: int, changes: Callable = never):
-        like = Learner(None, None, agent.settings, agent.description, 0)
         self.settings = [(name, setting) for name, values in variants.items()
-                         for setting in ensemble.grid(like, **values)]
+                         for setting in ensemble.grid(agent, **values)]
         self.seeds = torch.tensor(list(seeds), dtype=torch.int64)
         if len(self.seeds) == 0:
             raise ValueError("seeds is empty: give at least one")
@@ -53,7 +50,7 @@ class Lives:
                        for name in agent.settings}
         over_seeds = vmap(start, in_dims=(0, None))
         lives = vmap(over_seeds, in_dims=(None, 0))(self.seeds, self.hypers)
-        self.lives = tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), lives)
+        self.lives = drivers.laid_out(lives)
         kind = drivers.choose(torch.device("cpu"), self.lives, steps)
         self.advance = drivers.make(kind, ensemble.batched(step))
         self.t, self.rows = 0, []

@@ -6,6 +6,7 @@ over the examples there, and whatever was counted in examples is counted in mini
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_map
 from dyndl_lite import draws, remedies
 from dyndl_lite.continual_backprop import (UTILITIES, appraise, choose, forget, fresh_weights,
                                            new_units, newborn, rebirth)
-from dyndl_lite.resets import CRITERIA
+from dyndl_lite.resets import criterion_named, one_of, unwatched
 
 
 class Renewal(NamedTuple):
@@ -107,14 +108,10 @@ def replacement(utility: str | None = "contribution") -> Renewal:
 
 def dormancy_reset() -> Renewal:
     """Give ReDo (Sokar et al. 2023): every `reset_period` minibatches, replace what is dormant."""
-    remembers, criterion, settings, _ = CRITERIA["redo"]
-
-    def watched(units: int, device=None) -> dict[str, Tensor]:
-        return {name: torch.zeros(units, device=device) for name in remembers}
+    remembers, criterion, settings, _ = criterion_named("redo")
 
     def judge(watch, h, w_in, w_out, hyper, place):
         watch, wanted = criterion(watch, h.abs().mean(0), place[1], hyper)
-        pick = (wanted.float().argmax(), wanted.any())
-        return watch, pick, torch.zeros_like(w_in)
+        return watch, one_of(wanted), torch.zeros_like(w_in)
 
-    return _replacing(watched, judge, settings, "dormancy_reset")
+    return _replacing(partial(unwatched, remembers), judge, settings, "dormancy_reset")

@@ -28,6 +28,7 @@ class Agent(NamedTuple):
     learn: Callable
     settings: dict[str, float]
     description: str
+    check: Callable = lambda setting: None  # raises ValueError for a setting that cannot run
 
 
 REPLACING = {"replacement_rate": 0.0, "utility_decay": 0.99, "maturity_threshold": 1000.0}
