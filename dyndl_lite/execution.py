@@ -21,7 +21,6 @@ from typing import Any
 
 import nbformat
 import pandas as pd
-import psutil
 
 from dyndl_lite.files import atomic
 from dyndl_lite.notebooks import Notebook
@@ -161,13 +160,22 @@ def name_origin(notebook: Path, source: Path) -> None:
     nbformat.write(content, notebook)
 
 
+LEAVE_NOTHING = """import os, sys, psutil
+for process in psutil.Process().children(recursive=True):
+    process.kill()
+if os.path.exists(sys.argv[1]):
+    os.unlink(sys.argv[1])
+sys.exit(130)"""
+
+
 def end_with_parent(part: Path) -> None:
-    """Wait until the parent closes our standard input or dies; then leave nothing behind."""
+    """Wait until the parent closes our standard input or dies; then leave nothing behind.
+
+    Another program takes this process over, and with that every other thread is gone at once: none
+    can write the notebook again after it has been removed.
+    """
     sys.stdin.read()
-    for process in psutil.Process().children(recursive=True):
-        process.kill()
-    part.unlink(missing_ok=True)
-    os._exit(130)
+    os.execv(sys.executable, [sys.executable, "-c", LEAVE_NOTHING, str(part)])
 
 
 def describe(error: Exception) -> str:

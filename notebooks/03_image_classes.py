@@ -32,8 +32,8 @@ train = 100  # images a class to learn from
 held_back = 100  # images a class to test on
 minibatch = 20  # images a step
 epochs = 5  # times that a task shows each image
-tasks = 40  # pairs of classes in a row
-runs = 5  # independent networks for each setting, one seed each
+tasks = 36  # pairs of classes in a row
+runs = 4  # independent networks for each setting, one seed each
 step_sizes = [0.03, 0.07]  # of backprop and of continual backprop
 middle_step_size = 0.03  # one of them: for the main comparison, and after the pairs
 replacement_rate = 0.001  # of continual backprop: units replaced each minibatch (share)
@@ -43,7 +43,7 @@ start_classes = 10  # classes in the comparison of warm and cold starts
 start_train = 60  # images a class in that comparison: half of them first, then all
 start_minibatch = 30  # images a step in that comparison
 start_runs = 5  # networks in that comparison
-start_epochs = 40  # times that it shows each image
+start_epochs = 32  # times that it shows each image
 added_side = 12  # of the generated images to which classes are added, in pixels
 added_channels = [8, 16]  # of each stage of the residual network
 blocks = 1  # residual blocks a stage
@@ -53,7 +53,7 @@ added_minibatch = 30  # images a step
 augmented = False  # whether they are mirrored and shifted at random while learning
 grown = 3  # times that new classes are added
 new_classes = 2  # how many each time
-grown_epochs = 14  # times that each image is shown before the next are added
+grown_epochs = 10  # times that each image is shown before the next are added
 added_step_size = 0.1  # at the beginning of each increment
 added_rate = 0.003  # of continual backprop there: channels replaced each minibatch (share)
 maturity = 100  # minibatches that protect a channel from being replaced
@@ -279,18 +279,20 @@ pd.DataFrame(gains, index=["continual backprop - backprop", "low", "high"]).T.ro
 # %%
 halves = HalfThenAll(collection, epochs=start_epochs, together=start_classes, train=start_train,
                      held_back=held_back, minibatch=start_minibatch)
-batches = halves.task_length // start_epochs  # minibatches an epoch of all images
-look_every = halves.task_length // 10 or 1
+at_once = ClassPairs(collection, epochs=start_epochs, together=start_classes, train=start_train,
+                     held_back=held_back, minibatch=start_minibatch)
 many = Layout(collection.side, start_classes, tuple(channels), tuple(kernels), tuple(hidden))
 plain, setting = conv_backprop(many), {"step_size": middle_step_size}
-starts = {
-    "warm start": (plain, setting),
-    "from scratch": (renewed(plain, many, halves.begins, "all"), setting),
-    "shrink and perturb": (renewed(plain, many, halves.begins, "shrink and perturb"), setting),
-}
-warm = ensemble.run(halves, starts, range(seed, seed + start_runs), 2 * halves.task_length, look_every,
-                    probe=held_back_accuracy, folder=checkpoints / "warm")
-warm["epoch"] = warm.step / batches
+half, starts = halves.task_length, range(seed, seed + start_runs)  # steps of each half
+look = {"bin": half // 10 or 1, "probe": held_back_accuracy, "folder": checkpoints / "warm"}
+warm = ensemble.run(
+    halves,
+    {"warm start": (plain, setting),
+     "shrink and perturb": (renewed(plain, many, halves.begins, "shrink and perturb"), setting)},
+    starts, 2 * half, **look)
+scratch = ensemble.run(at_once, {"from scratch": (plain, setting)}, starts, half, **look)
+warm = pd.concat([warm, scratch.assign(step=scratch.step + half)], ignore_index=True)
+warm["epoch"] = warm.step * start_minibatch / (start_train * start_classes)
 provenance.save_table(warm, out, "warm")
 
 # %%
@@ -302,10 +304,11 @@ ax.set(title=f"{start_classes} classes, half of the images, then all: {start_run
 ax.legend(title=None)
 end = warm[warm.step == warm.step.max()].set_index(["learner", "seed"]).test_accuracy
 table = compare.table(end, "test accuracy at the end")
-gap = {who: compare.paired(end[who], end["from scratch"]) for who in starts if who != "from scratch"}
+gap = {who: compare.paired(end[who], end["from scratch"]) for who in ("warm start", "shrink and perturb")}
 claims.record(out, "images-warm-start", gap["warm start"][2], profile)
 plots.show(ax.figure, "warm", out=out, alt=(
-    "Test accuracy against epochs, all data from the middle on. At the end: " + ", ".join(
+    "Test accuracy against epochs, all data from the middle on, where the network from scratch begins. At "
+    "the end: " + ", ".join(
         f"{who} {row.iloc[0]:.3f}" for who, row in table.iterrows()) + "."))
 table.join(pd.DataFrame(gap, index=["minus from scratch", "low ", "high "]).T).round(3)
 
