@@ -2,12 +2,13 @@
 
     python data/record_streaming.py CartPole-v1/q CartPole-v1/ac changing/q ...
 
-A part is environment/agent; `--list` names all parts. Each part runs an agent with all variants and
-step sizes of `VARIANTS`, side by side. Rows go to data/results/rl.csv: env, learner, setting, seed,
-step, metric, value: for every setting the metric "return_end", the mean return over the last fifth of
-the life; for the best setting of each learner also "return" for each tenth. What made them is noted in
-rl.json. A part in our own worlds goes on after an interruption from its checkpoint under
-build/record/streaming/; one in gymnasium's simulators, whose state cannot be kept, starts anew.
+A part is environment/agent; `--list` names all parts. Each part runs an agent with all its variants
+and their settings with a few seeds, side by side, then the best setting of each variant with more.
+Rows go to data/results/rl.csv: env, learner, setting, seed, step, metric, value: for every setting the
+metric "return_end", the mean return over the last fifth of the life; for the best setting of each
+learner and the few seeds also "return" for each tenth. What made them is noted in rl.json. A part in
+our own worlds goes on after an interruption from its checkpoint under build/record/streaming/; one in
+gymnasium's simulators, whose state cannot be kept, starts anew.
 """
 
 import time
@@ -22,13 +23,14 @@ from dyndl_lite import provenance
 from dyndl_lite.rl import gym_lives, kit, life, lives, worlds
 from dyndl_lite.rl.actor_critic import stream_ac
 from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
+from dyndl_lite.rl.dynamic_q import dynamic_q
 from dyndl_lite.rl.streaming import stream_q
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/rl.csv"
 KEY = ["env", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "step", "metric", "value"]
-SEEDS = range(10)
+FEW, ALL = range(10), range(30)
 STEPS = [1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6]  # of classic learners
 ADAM = [3e-3, 1e-3, 3e-4, 1e-4]
 PERIOD = 40_000  # steps between two changes
@@ -42,10 +44,9 @@ def variants(name: str, **more) -> dict[str, dict]:
 
 
 def renewed(name: str) -> dict[str, dict]:
-    """Give the kit with continual backprop, and with statistics that forget."""
+    """Give the kit with continual backprop, and both with statistics that forget."""
     rates = [1e-5, 1e-4, 1e-3]
-    return {f"stream {name}": {}, f"stream {name}, fading statistics": {"horizon": 10_000.0},
-            f"stream {name} + CBP": {"replacement_rate": rates},
+    return {f"stream {name}": {}, f"stream {name} + CBP": {"replacement_rate": rates},
             f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0,
                                                          "replacement_rate": rates}}
 
@@ -69,11 +70,17 @@ class Part(NamedTuple):
     steps: int
     world: worlds.World | None = None  # None: gymnasium's own simulator, by the part's name
     changes: Callable = life.never
+    more: bool = True  # whether the best settings go on to all seeds
 
 
 def q(inputs, actions, reals):
     """Make the Q learner of the small worlds."""
     return stream_q(inputs, actions)
+
+
+def dynamic(inputs, actions, reals):
+    """Make the dynamic network that learns Q."""
+    return dynamic_q(inputs, actions)
 
 
 def ac(inputs, actions, reals):
@@ -82,29 +89,44 @@ def ac(inputs, actions, reals):
 
 
 _Q, _AC = variants("Q", cut={"cut": 0.0}), variants("AC")
+_HORIZONS = [2_000.0, 5_000.0, 10_000.0]
+_DYNAMIC = {"dynamic Q": {}, **{f"dynamic Q without {part}": values for part, values in {
+    "forgetting": {"forgetting": 0.0}, "centring": {"centring": 0.0},
+    "own step sizes": {"meta_step_size": 0.0}, "levelling": {"levelling": 0.0},
+    "imprinting": {"imprint": 0.0, "noise": 1.0}, "scaled observations": {"normalise": 0.0},
+    "scaled rewards": {"scale_rewards": 0.0}}.items()}}
 _SHORT = {"stream Q": {}, "classic Q": {**kit.CLASSIC, "step_size": STEPS[2:7]}}
 PARTS = {
     "CartPole-v1/q": Part(q, _Q, 100_000, worlds.cart_pole),
     "CartPole-v1/ac": Part(ac, _AC, 50_000, worlds.cart_pole),
+    "CartPole-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, worlds.cart_pole),
+    "Acrobot-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, worlds.acrobot),
     "Acrobot-v1/q": Part(q, _Q, 100_000, worlds.acrobot),
     "Acrobot-v1/ac": Part(ac, _AC, 100_000, worlds.acrobot),
     "Pendulum-v1/ac": Part(ac, {"stream AC": {}, "classic AC": {**kit.CLASSIC, "step_size": STEPS}},
                            100_000, worlds.pendulum),
     "CartPole-v1/dqn": Part(
         lambda n, a, r: dqn(n, a), {"DQN": {"step_size": ADAM}, "DQN at batch and buffer 1": {
-            "step_size": ADAM, "buffer": 1}}, 30_000, worlds.cart_pole),
+            "step_size": ADAM, "buffer": 1}}, 30_000, worlds.cart_pole, more=False),
     "CartPole-v1/ppo": Part(lambda n, a, r: ppo_of_one(n, a),
                             {"PPO at batch 1": {"step_size": [*ADAM, 3e-5]}}, 50_000,
-                            worlds.cart_pole),
+                            worlds.cart_pole, more=False),
+    "CartPole-v1, recoded/dynamic": Part(dynamic, {
+        "dynamic Q": {}, "dynamic Q, no forgetting": {"forgetting": 0.0},
+        "dynamic Q, fading statistics": {"horizon": _HORIZONS},
+        "dynamic Q, no forgetting, fading statistics": {"forgetting": 0.0, "horizon": _HORIZONS}},
+        10 * PERIOD, worlds.cart_pole, recoded, False),
+    "CartPole-v1, recoded/fading": Part(q, {"stream Q, fading statistics": {"horizon": _HORIZONS}},
+                                        10 * PERIOD, worlds.cart_pole, recoded, False),
     "CartPole-v1, recoded/q": Part(
         lambda n, a, r: stream_q(n, a, replacing=True), renewed("Q"), 10 * PERIOD,
-        worlds.cart_pole, recoded),
+        worlds.cart_pole, recoded, False),
     "CartPole-v1, recoded/ac": Part(
         lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
-        worlds.cart_pole, recoded),
+        worlds.cart_pole, recoded, False),
     "CartPole-v1, slippery/ac": Part(
         lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
-        worlds.cart_pole, slippery),
+        worlds.cart_pole, slippery, False),
     "MinAtar/Breakout-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "MinAtar/Freeway-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "Hopper-v5/ac": Part(lambda n, a, r: stream_ac(n, a, (128, 128), reals=r), {
@@ -112,32 +134,43 @@ PARTS = {
 }
 
 
-def live(name: str, part: Part, seeds=SEEDS) -> pd.DataFrame:
-    """Run all variants of a part; one row for each tenth of each life."""
+def live(name: str, part: Part, variants: dict, seeds: list | range) -> pd.DataFrame:
+    """Run variants of a part; one row for each tenth of each life."""
     if part.world:
         agent = part.make(part.world.observations, part.world.actions, 1)
-        return lives.run(agent, part.world, part.variants, seeds, part.steps, part.steps // 10,
-                         part.changes, (name,),
-                         path=HERE.parent / f"build/record/streaming/{name.replace('/', '_')}.pt")
-    make = gym_lives.find(name.rpartition("/")[0])
-    return gym_lives.run(part.make(*gym_lives.sizes(make)), make, part.variants, seeds, part.steps,
-                          part.steps // 10)
-
-
-def measured(name: str, part: Part, frame: pd.DataFrame) -> pd.DataFrame:
-    """Reduce the tenths of all lives to the rows of the table."""
+        path = f"build/record/streaming/{name.replace('/', '_')}_{seeds[0]}.pt"
+        frame = lives.run(agent, part.world, variants, seeds, part.steps, part.steps // 10,
+                          part.changes, (name,), path=HERE.parent / path)
+    else:
+        make = gym_lives.find(name.rpartition("/")[0])
+        frame = gym_lives.run(part.make(*gym_lives.sizes(make)), make, variants, seeds, part.steps,
+                              part.steps // 10)
     swept = sorted({k for values in part.variants.values() for k, v in values.items()
                     if isinstance(v, list)})
-    frame = frame.assign(env=name.rpartition("/")[0], setting=[
-        " ".join(f"{k}={v:g}" for k, v in zip(swept, row)) or "default"
-        for row in (frame[swept].itertuples(index=False) if swept else [()] * len(frame))])
-    late = frame[frame.step > 0.8 * part.steps]
+    return frame.assign(env=name.rpartition("/")[0], setting=recording.named(frame, swept)
+                        if swept else "default")
+
+
+def ends(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """Give the mean return of each life over its last fifth."""
+    late = frame[frame.step > 0.8 * steps]
     end = late.groupby([*KEY, "setting", "seed"], sort=False)["return"].mean().reset_index(name="value")
-    end = end.assign(step=part.steps, metric="return_end")
+    return end.assign(step=steps, metric="return_end")
+
+
+def record(name: str, part: Part) -> pd.DataFrame:
+    """Run all settings with a few seeds and the best ones with all; give the rows of the table."""
+    frame = live(name, part, part.variants, FEW)
+    end = ends(frame, part.steps)
     means = end.groupby([*KEY, "setting"]).value.apply(lambda v: v.mean(skipna=False))
     best = means[means.groupby(KEY).idxmax().dropna()].index
     curves = frame.set_index([*KEY, "setting"]).loc[best].reset_index()
     curves = curves.assign(metric="return", value=curves["return"])
+    if part.more and part.world:
+        chosen = {who: {k: curves[curves.learner == who][k].iloc[0] for k in part.variants[who]}
+                  for who in part.variants if who in set(curves.learner)}
+        more = live(name, part, chosen, range(FEW.stop, ALL.stop))
+        end = pd.concat([end, ends(more, part.steps)])
     return pd.concat([end, curves])[COLUMNS]
 
 
@@ -145,7 +178,7 @@ def main() -> None:
     """Record the parts that are named."""
     for name in recording.asked(__doc__, PARTS, "environment/agent"):
         begin = time.monotonic()
-        rows = measured(name, PARTS[name], live(name, PARTS[name]))
+        rows = record(name, PARTS[name])
         for who, mine in rows.groupby("learner", sort=False):
             provenance.keep(TABLE, f"{mine.env.iloc[0]}/{who}", dict(zip(KEY, mine[KEY].iloc[0])),
                             mine, command=f"python data/record_streaming.py '{name}'",

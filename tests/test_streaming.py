@@ -13,10 +13,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import draws, ensemble
 from dyndl_lite.backprop import Learner
+from dyndl_lite.dynamic import dynamic
 from dyndl_lite.files import UserError
 from dyndl_lite.rl import gym_lives, kit, life, lives, speed
 from dyndl_lite.rl.actor_critic import log_density, log_probability, stream_ac
 from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
+from dyndl_lite.rl.dynamic_q import dynamic_q
 from dyndl_lite.rl.streaming import stream_q, stream_td
 from dyndl_lite.rl.worlds import cart_pole, pendulum, signed_permutation
 
@@ -166,6 +168,35 @@ def test_exploration_cuts_before_it_is_learned_from():
                            tree_leaves(explored["critic"]["trace"])[0])
 
 
+@pytest.mark.parametrize("changed", [{}, {"over": True}, {"over": True, "terminal": True}])
+def test_a_dynamic_network_is_told_of_one_action_what_it_was_worth(changed):
+    """It learns what `dynamic` learns from r + gamma max q(s'), by hand; other actions have no error."""
+    agent, learner, g = dynamic_q(4, 3, 6), dynamic(4, 6, 3), torch.Generator().manual_seed(0)
+    seed, hyper = torch.tensor(1), hyper_of(dynamic_q(4, 3, 6), growth_rate=0.5)
+    net = agent.start(seed, hyper)
+    for t in range(40):  # some units, some values
+        net, _ = learner.step(net, hyper, torch.randn(4, generator=g), torch.randn(3, generator=g))
+
+    def q(x):  # of one level of units, with nothing of the library
+        W, V = net["params"]["hidden"], net["params"]["output"]
+        h = torch.clamp(W[:, :-1] @ x + W[:, -1], min=0) * (net["units"]["level"] == 1)
+        return V[:, :-1] @ torch.cat([x, h]) + V[:, -1]
+
+    seen = transition(**changed)
+    target = q(seen["x"])
+    assert (target != 0).all() and (net["units"]["level"] == 1).sum() > 3
+    target[1] = 2.0 + (0 if "terminal" in changed else 0.99 * q(seen["next_x"]).max())
+    wanted, _ = learner.step(net, hyper, seen["x"], target)
+    found, v = agent.learn(net, hyper, seen, seed, torch.tensor(0))
+    assert v == pytest.approx(float(q(seen["x"])[1]), rel=1e-4)
+    for a, b in zip(tree_leaves(found), tree_leaves(wanted)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    change = (found["params"]["output"] - net["params"]["output"]).abs().sum(1)
+    assert change[1] > 1e-4 and change[[0, 2]].max() < 1e-5
+    choices = vmap(lambda t: agent.act(net, hyper, seen["x"], seed, t)[0])(torch.arange(10_000, 10_200))
+    assert (choices == q(seen["x"]).argmax()).float().mean() > 0.95
+
+
 def test_a_reborn_unit_inherits_nothing_and_leaves_its_mean():
     agent = stream_q(4, 2, (8, 6), replacing=True)
     hyper = hyper_of(agent, replacement_rate=0.02, maturity_threshold=3)
@@ -196,7 +227,7 @@ def test_no_replacement_is_no_change():
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("make", [stream_q, stream_ac, dqn, ppo_of_one,
+@pytest.mark.parametrize("make", [stream_q, stream_ac, dqn, ppo_of_one, dynamic_q,
                                   lambda n, a: stream_td(n)])
 def test_a_life_depends_on_its_seed_alone(make):
     agent = make(4, 2)
@@ -343,14 +374,18 @@ def test_rows_of_a_recorded_part(tmp_path, monkeypatch):
     part = record_streaming.Part(
         lambda n, a, r: stream_q(n, a, (4,)), {"stream": {}, "classic": {**kit.CLASSIC, "step_size": [
             0.1, 0.01]}}, 500, cart_pole)
-    frame = record_streaming.live("CartPole-v1/q", part, range(2))
-    rows = record_streaming.measured("CartPole-v1/q", part, frame)
+    monkeypatch.setattr(record_streaming, "FEW", range(2))
+    monkeypatch.setattr(record_streaming, "ALL", range(3))
+    rows = record_streaming.record("CartPole-v1/q", part)
     assert list(rows.columns) == record_streaming.COLUMNS and set(rows.env) == {"CartPole-v1"}
     end = rows[rows.metric == "return_end"].set_index(["learner", "setting", "seed"]).value
-    assert len(end) == 3 * 2 and ("classic", "step_size=0.01", 1) in end.index
-    late = frame[(frame.learner == "stream") & (frame.seed == 1) & (frame.step > 400)]["return"].mean()
-    assert end["stream", "step_size=1", 1] == pytest.approx(late)
-    curves = rows[rows.metric == "return"]
+    assert len(end) == 3 * 2 + 2 and ("classic", "step_size=0.01", 1) in end.index
+    curves = rows[rows.metric == "return"].set_index("seed")
+    late = curves[(curves.learner == "stream") & (curves.step > 400)].value
+    assert end["stream", "step_size=1", 1] == pytest.approx(late[1].mean())
+    alone = record_streaming.live("again", part, {"stream": {}}, [2])  # who came last, by itself
+    late = alone[alone.step > 400]["return"].mean()
+    assert end["stream", "step_size=1", 2] == pytest.approx(late, rel=1e-4)
     best = end["classic"].groupby("setting").mean().idxmax()
     assert set(curves[curves.learner == "classic"].setting) == {best}
     assert len(curves) == 2 * 2 * 10 and sorted(set(curves.step)) == list(range(50, 501, 50))

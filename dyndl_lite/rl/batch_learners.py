@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from dyndl_lite import draws, network
 from dyndl_lite.backprop import adam
 from dyndl_lite.rl.actor_critic import log_probability
-from dyndl_lite.rl.streaming import Agent, epsilon_greedy
+from dyndl_lite.rl.streaming import EXPLORING, Agent, epsilon_greedy
 
 # What a life asks of every agent (see `kit.SETTINGS`), and Adam's settings.
 _COMMON = {"discount": 0.99, "normalise": 0.0, "scale_rewards": 0.0, "horizon": 1e9,
@@ -77,8 +77,8 @@ def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity:
         return {"critic": {"params": params}, "target": target,
                 "memory": if_ready(memory, mind["memory"]), "buffer": buffer}, q.amax(0)
 
-    settings = _COMMON | {"buffer": float(capacity), "target_period": 250.0, "warm_up": 1_000.0,
-                          "epsilon": 0.01, "exploration": 10_000.0}
+    settings = _COMMON | EXPLORING | {"buffer": float(capacity), "target_period": 250.0,
+                                      "warm_up": 1_000.0}
     return Agent(start, act, learn, settings, f"dqn {sizes} capacity={capacity} batch={batch}")
 
 

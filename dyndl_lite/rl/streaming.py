@@ -31,6 +31,7 @@ class Agent(NamedTuple):
     check: Callable = lambda setting: None  # raises ValueError for a setting that cannot run
 
 
+EXPLORING = {"epsilon": 0.01, "exploration": 10_000.0}
 REPLACING = {"replacement_rate": 0.0, "utility_decay": 0.99, "maturity_threshold": 1000.0}
 
 
@@ -156,7 +157,7 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
                          hyper["kappa"], seed, t, 0)
         return {"critic": critic}, v
 
-    settings = kit.SETTINGS | {"epsilon": 0.01, "exploration": 10_000.0, "cut": 1.0}
+    settings = kit.SETTINGS | EXPLORING | {"cut": 1.0}
     return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
                  f"stream_q {sizes} replacing={replacing}")
 
