@@ -70,11 +70,11 @@ def of_navigation(part: str) -> tuple[renewal.Renewal, dict[tuple, Arm]]:
         arms = swept("replacement_rate", [3e-3, 1e-2, 3e-2], {**PROPER, **OFF})
         return renewal.replacement("random"), {
             (changing, "random_replacement", setting): arm for setting, arm in arms.items()}
-    own = {**PROPER, "weight_decay": 1e-3}
     if part == "shrink_perturb":
-        arms = swept("noise", [1e-4, 1e-3, 3e-3], own)
-        return renewal.perturbation, {(changing, "shrink_perturb", f"weight_decay=0.001 {setting}"): arm
-                                      for setting, arm in arms.items()}
+        return renewal.perturbation, {
+            (changing, "shrink_perturb", f"weight_decay={decay:g} {setting}"): arm
+            for decay in [1e-3, 1e-2, 3e-2] for setting, arm in
+            swept("noise", [1e-4, 1e-3, 3e-3], {**PROPER, "weight_decay": decay}).items()}
     own = {**PROPER, "weight_decay": 0.0, "reset_period": 300.0}
     return renewal.dormancy_reset(), {(changing, "redo", setting): arm for setting, arm in
                                       swept("dormancy", [0.025, 0.1, 0.3], own).items()}

@@ -3,7 +3,7 @@
 #   dyndl:
 #     profiles:
 #       smoke: {side: 12, channels: [4, 4], kernels: [3, 2], hidden: [8], train: 20, held_back: 10, minibatch: 10, epochs: 2, tasks: 4, runs: 2, step_sizes: [0.03, 0.1], many_minibatch: 10, start_classes: 3, start_train: 20, start_minibatch: 10, start_runs: 2, start_epochs: 2, added_side: 8, added_channels: [4], added_train: 6, added_held_back: 4, added_minibatch: 6, grown: 2, new_classes: 2, grown_epochs: 2, maturity: 2, added_rate: 0.2, added_runs: 2}
-#       paper: {side: 32, channels: [32, 64, 128], kernels: [5, 3, 3], hidden: [128, 128], train: 600, held_back: 100, minibatch: 100, epochs: 250, tasks: 2000, runs: 30, step_sizes: [0.01, 0.001, 0.0001], middle_step_size: 0.01, replacement_rate: 3.0e-4, linear_step_size: 0.001, many_minibatch: 100, start_classes: 10, start_train: 600, start_minibatch: 100, start_runs: 30, start_epochs: 200, added_channels: [64, 128, 256, 512], blocks: 2, added_train: 500, added_held_back: 100, added_minibatch: 100, augmented: true, new_classes: 5, grown: 20, grown_epochs: 200, added_rate: 1.0e-5, maturity: 1000, added_runs: 30}
+#       paper: {side: 32, channels: [32, 64, 128], kernels: [5, 3, 3], hidden: [128, 128], train: 600, held_back: 100, minibatch: 100, epochs: 250, tasks: 2000, runs: 30, step_sizes: [0.01, 0.001, 0.0001], middle_step_size: 0.01, replacement_rate: 3.0e-4, linear_step_size: 0.001, many_minibatch: 100, start_classes: 10, start_train: 600, start_minibatch: 100, start_step_size: 0.01, start_runs: 30, start_epochs: 200, added_channels: [64, 128, 256, 512], blocks: 2, added_train: 500, added_held_back: 100, added_minibatch: 100, augmented: true, new_classes: 5, grown: 20, grown_epochs: 200, added_rate: 1.0e-5, maturity: 1000, added_runs: 30}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---
 
@@ -32,16 +32,17 @@ train = 100  # images a class to learn from
 held_back = 100  # images a class to test on
 minibatch = 20  # images a step
 epochs = 5  # times that a task shows each image
-tasks = 36  # pairs of classes in a row
-runs = 4  # independent networks for each setting, one seed each
+tasks = 40  # pairs of classes in a row
+runs = 5  # independent networks for each setting, one seed each
 step_sizes = [0.03, 0.07]  # of backprop and of continual backprop
-middle_step_size = 0.03  # one of them: for the main comparison, and after the pairs
+middle_step_size = 0.03  # one of them: for the main comparison, and where classes are added to the plain network
 replacement_rate = 0.001  # of continual backprop: units replaced each minibatch (share)
 linear_step_size = 0.01  # of the linear classifier
 many_minibatch = 50  # images a step where classes are added to the plain network
 start_classes = 10  # classes in the comparison of warm and cold starts
 start_train = 60  # images a class in that comparison: half of them first, then all
-start_minibatch = 30  # images a step in that comparison
+start_minibatch = 60  # images a step in that comparison
+start_step_size = 0.05  # in that comparison
 start_runs = 5  # networks in that comparison
 start_epochs = 32  # times that it shows each image
 added_side = 12  # of the generated images to which classes are added, in pixels
@@ -53,7 +54,7 @@ added_minibatch = 30  # images a step
 augmented = False  # whether they are mirrored and shifted at random while learning
 grown = 3  # times that new classes are added
 new_classes = 2  # how many each time
-grown_epochs = 10  # times that each image is shown before the next are added
+grown_epochs = 8  # times that each image is shown before the next are added
 added_step_size = 0.1  # at the beginning of each increment
 added_rate = 0.003  # of continual backprop there: channels replaced each minibatch (share)
 maturity = 100  # minibatches that protect a channel from being replaced
@@ -282,7 +283,7 @@ halves = HalfThenAll(collection, epochs=start_epochs, together=start_classes, tr
 at_once = ClassPairs(collection, epochs=start_epochs, together=start_classes, train=start_train,
                      held_back=held_back, minibatch=start_minibatch)
 many = Layout(collection.side, start_classes, tuple(channels), tuple(kernels), tuple(hidden))
-plain, setting = conv_backprop(many), {"step_size": middle_step_size}
+plain, setting = conv_backprop(many), {"step_size": start_step_size}
 half, starts = halves.task_length, range(seed, seed + start_runs)  # steps of each half
 look = {"bin": half // 10 or 1, "probe": held_back_accuracy, "folder": checkpoints / "warm"}
 warm = ensemble.run(
