@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pandas as pd
 import recording
+import torch
+from torch.utils._pytree import tree_map
 
 from dyndl_lite import provenance
 from dyndl_lite.rl import gym_lives, kit, life, lives, worlds
@@ -78,6 +80,22 @@ def q(inputs, actions, reals):
     return stream_q(inputs, actions)
 
 
+def afresh(make: Callable) -> Callable:
+    """Let the agents of a maker get a new network at each change: what they could not have lost."""
+
+    def renewed_agent(inputs, actions, reals):
+        agent = make(inputs, actions, reals)
+
+        def learn(mind, hyper, seen, seed, t):
+            now = (t % PERIOD == 0) & (t > 0)
+            mind = tree_map(lambda new, old: torch.where(now, new, old), agent.start(seed, hyper), mind)
+            return agent.learn(mind, hyper, seen, seed, t)
+
+        return agent._replace(learn=learn, description=f"afresh {agent.description}")
+
+    return renewed_agent
+
+
 def dynamic(inputs, actions, reals):
     """Make the dynamic network that learns Q."""
     return dynamic_q(inputs, actions)
@@ -107,7 +125,7 @@ PARTS = {
                            100_000, worlds.pendulum),
     "CartPole-v1/dqn": Part(
         lambda n, a, r: dqn(n, a), {"DQN": {"step_size": ADAM}, "DQN at batch and buffer 1": {
-            "step_size": ADAM, "buffer": 1}}, 30_000, worlds.cart_pole, more=False),
+            "step_size": ADAM, "buffer": 1}}, 100_000, worlds.cart_pole, more=False),
     "CartPole-v1/ppo": Part(lambda n, a, r: ppo_of_one(n, a),
                             {"PPO at batch 1": {"step_size": [*ADAM, 3e-5]}}, 50_000,
                             worlds.cart_pole, more=False),
@@ -118,6 +136,10 @@ PARTS = {
         10 * PERIOD, worlds.cart_pole, recoded, False),
     "CartPole-v1, recoded/fading": Part(q, {"stream Q, fading statistics": {"horizon": _HORIZONS}},
                                         10 * PERIOD, worlds.cart_pole, recoded, False),
+    **{f"CartPole-v1, recoded/{name} afresh": Part(
+        afresh(make), {f"{who}, new network": {}, f"{who}, fading statistics, new network": {
+            "horizon": 5_000.0}}, 10 * PERIOD, worlds.cart_pole, recoded, False)
+       for name, make, who in [("q", q, "stream Q"), ("dynamic", dynamic, "dynamic Q")]},
     "CartPole-v1, recoded/q": Part(
         lambda n, a, r: stream_q(n, a, replacing=True), renewed("Q"), 10 * PERIOD,
         worlds.cart_pole, recoded, False),

@@ -39,7 +39,7 @@ import torch
 
 from dyndl_lite import claims, compare, plots, provenance
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import gym_lives, kit, life, lives, streaming, worlds
+from dyndl_lite.rl import dynamic_q, gym_lives, kit, life, lives, streaming, worlds
 from dyndl_lite.rl.actor_critic import stream_ac
 from dyndl_lite.rl.streaming import stream_q, stream_td
 
@@ -229,7 +229,7 @@ plots.source(stream_ac)
 
 # %%
 record = pd.read_csv("../data/results/rl.csv")
-streams = record[record.learner.str.contains("stream|classic|DQN|PPO at batch 1", regex=True)]
+streams = record[record.learner.str.contains("stream|classic|dynamic|DQN|PPO at batch 1")]
 ends = streams[streams.metric == "return_end"]
 ends = ends.assign(setting=ends.setting.fillna("default"))
 settled = ends.groupby(["env", "learner", "setting"]).value.apply(lambda v: v.mean(skipna=False))
@@ -263,22 +263,78 @@ plots.show(figure, "worlds", out=out, alt="Recorded returns over the last fifth 
     for name in names))
 
 # %% [markdown]
-# And what each part is worth there: the return without it, minus the return with all of them, run by run
-# (95 % interval). Negative: the part is needed.
+# And what each part of the kit is worth there: the return without it, minus the return with all of them,
+# run by run (95 % interval). Negative: the part is needed.
 
 # %%
 by_run = ends.set_index(["env", "learner", "setting", "seed"]).value.sort_index()
-pairs = []
-for world, learner, setting in still[still.learner.str.contains("without")][
-        ["world", "learner", "best of its sweep"]].itertuples(index=False):
-    whole, part = learner.split(" without ")
-    of = by_run[world]
-    whole_setting = winners[(winners.env == world) & (winners.learner == whole)].setting.item()
-    difference, low, high = compare.paired(of[learner, setting], of[whole, whole_setting])
-    pairs.append({"world": world, "learner": whole, "without": part,
-                  "difference": f"{difference:+.0f} ({low:+.0f} to {high:+.0f})"})
-pd.DataFrame(pairs).pivot_table(index="without", columns=["world", "learner"], values="difference",
-                                aggfunc="first", sort=False).fillna("")
+best_of = winners.set_index(["env", "learner"]).setting
+
+
+def of(world, learner):
+    """The runs of a learner at the best of its sweep."""
+    return by_run[world, learner, best_of[world, learner]]
+
+
+def without(kind):
+    """What each part of a learner is worth: one row a part, one column a world."""
+    rows = []
+    for world, learner in best_of.index:
+        whole, _, part = learner.partition(" without ")
+        if part and whole.startswith(kind):
+            difference, low, high = compare.paired(of(world, learner), of(world, whole))
+            rows.append({"world": world, "learner": whole, "without": part,
+                         "difference": f"{difference:+.0f} ({low:+.0f} to {high:+.0f})"})
+    return pd.DataFrame(rows).pivot_table(index="without", columns=["world", "learner"],
+                                          values="difference", aggfunc="first", sort=False).fillna("")
+
+
+without("stream")
+
+# %% [markdown]
+# ## The dynamic network, from moment to moment (recorded)
+#
+# Part of the kit mends what notebook 12 mends in another way. Its network also learns from each
+# example once, also bounds how far one step may go, and learns around the mean of what each unit hears,
+# where the kit normalises layers. So let it learn action values: it begins without a single hidden unit,
+# grows to 32 while it acts, and has **the settings of notebook 12**. No traces, no layer norm, no
+# sparse weights; of the kit only the scaled observations and rewards. It is told what the action was worth,
+# and for all other actions what it expects anyway:
+
+# %%
+plots.source(dynamic_q.dynamic_q)
+
+# %%
+rows = []
+for world in dict.fromkeys(still[still.learner == "dynamic Q"].world):
+    for rival in ["stream Q", "classic Q"]:
+        ours, theirs = of(world, "dynamic Q"), of(world, rival)
+        rows.append([world, rival, ours.mean(), theirs.mean(), *compare.paired(ours, theirs),
+                     len(ours.index.intersection(theirs.index))])
+claims.record(out, "stream-dynamic-acrobot", [row[5] for row in rows
+                                             if row[:2] == ["Acrobot-v1", "stream Q"]][0], profile)
+pd.DataFrame(rows, columns=["world", "rival", "dynamic Q", "rival's", "difference", "low", "high",
+                            "pairs"]).round(1)
+
+# %%
+curves = streams[(streams.metric == "return") & streams.env.isin(["CartPole-v1", "Acrobot-v1"])
+                 & streams.learner.isin(["stream Q", "classic Q", "dynamic Q", "dynamic Q without forgetting"])]
+figure, axes = plt.subplots(1, 2, figsize=(12, 4))
+for ax, (name, mine) in zip(axes, curves.groupby("env", sort=False)):
+    plots.curves(mine, "value", "learner", ax=ax, xlabel="steps of the life")
+    ax.set(title=f"{name}, {mine.seed.nunique()} runs, 95 % interval", ylabel="return")
+    ax.get_legend().remove()
+axes[1].legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+told = curves[curves.step == curves.groupby("env").step.transform("max")]
+plots.show(figure, "dynamic", out=out, alt="Recorded return against steps of the life. At the end: "
+           + "; ".join(f"{name}, {learner} {value:.0f}" for (name, learner), value in
+                       told.groupby(["env", "learner"]).value.mean().items()) + ".")
+
+# %% [markdown]
+# What its parts are worth, as above:
+
+# %%
+without("dynamic")
 
 # %% [markdown]
 # ## When the world changes (recorded)
@@ -292,7 +348,7 @@ pd.DataFrame(pairs).pivot_table(index="without", columns=["world", "learner"], v
 # %%
 changing = streams[streams.env.str.contains(",") & (streams.metric == "return")].copy()
 changing["period"] = (changing.step / changing.groupby("env").step.transform("min")).round().astype(int)
-changing["kind"] = changing.learner.str.extract(r"stream (\w+)")
+changing["kind"] = changing.learner.str.extract(r"^(\w+ \w+)")
 worlds_that_change = list(changing.groupby(["env", "kind"], sort=False).groups)
 figure, axes = plt.subplots(1, len(worlds_that_change), squeeze=False, sharey=True,
                             figsize=(6 * len(worlds_that_change), 4))
@@ -313,12 +369,12 @@ plots.show(figure, "changing", out=out, alt=(
 # %%
 rows = []
 for env, kind in worlds_that_change:
-    plain = by_run[env, f"stream {kind}"].droplevel("setting")
-    first = changing[(changing.env == env) & (changing.learner == f"stream {kind}")
+    plain = of(env, kind)
+    first = changing[(changing.env == env) & (changing.learner == kind)
                      & (changing.period == 1)].set_index("seed").value
-    rows.append([env, f"stream {kind}", "", plain.mean(), *compare.paired(plain, first)])
+    rows.append([env, kind, "", plain.mean(), *compare.paired(plain, first)])
     for (learner, setting), mine in by_run[env].groupby(["learner", "setting"]):
-        if learner.startswith(f"stream {kind}") and learner != f"stream {kind}":
+        if learner.startswith(kind) and learner != kind:
             mine = mine.droplevel(["learner", "setting"])
             rows.append([env, learner, setting, mine.mean(), *compare.paired(mine, plain)])
 pd.DataFrame(rows, columns=["world", "learner", "setting", "return", "minus plain (plain: minus its first)",
