@@ -75,9 +75,10 @@ def of_navigation(part: str) -> tuple[renewal.Renewal, dict[tuple, Arm]]:
             (changing, "shrink_perturb", f"weight_decay={decay:g} {setting}"): arm
             for decay in [1e-3, 1e-2, 3e-2] for setting, arm in
             swept("noise", [1e-4, 1e-3, 3e-3], {**PROPER, "weight_decay": decay}).items()}
-    own = {**PROPER, "weight_decay": 0.0, "reset_period": 300.0}
-    return renewal.dormancy_reset(), {(changing, "redo", setting): arm for setting, arm in
-                                      swept("dormancy", [0.025, 0.1, 0.3], own).items()}
+    return renewal.dormancy_reset(), {
+        (changing, "redo", f"reset_period={period:g} {setting}"): arm for period in [100.0, 300.0]
+        for setting, arm in swept("dormancy", [0.1, 0.3, 0.6], {
+            **PROPER, "weight_decay": 0.0, "reset_period": period}).items()}
 
 
 def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd.DataFrame:

@@ -214,7 +214,8 @@ plots.show(figure, "dormancy", out=out, alt=(
 # Made with `python data/record_rl.py navigation/replacement ...` (not computed just now): 25 tasks, all
 # settings of a sweep; the table says with how many seeds. *Heads reset* draws the output layers anew at
 # each change, and nothing else; *random replacement* replaces as many units as continual
-# backprop, whichever they are.
+# backprop, whichever they are; *ReDo* replaces those that have fallen dormant, *shrink and perturb* adds
+# noise to the weights that L2 shrinks (both are in notebook 05).
 
 # %%
 record = pd.read_csv("../data/results/rl.csv").fillna({"setting": ""})
@@ -248,6 +249,8 @@ def of(learner, env="navigation"):
 
 pairs = {"continual backprop - random replacement": ("cbp", "random_replacement"),
          "continual backprop - L2": ("cbp", "l2"),
+         "continual backprop - ReDo": ("cbp", "redo"),
+         "shrink and perturb - L2": ("shrink_perturb", "l2"),
          "heads reset - not (standard betas)": ("ppo_heads_reset", "ppo"),
          "heads reset - not (proper betas)": ("ppo_proper_heads_reset", "ppo_proper")}
 differences = pd.DataFrame({
@@ -269,7 +272,7 @@ differences.round(3)
 # %%
 def curve(env):
     """The returns of PPO in one environment (streaming learners have rows of their own: notebook 08)."""
-    ours = record.learner.isin(["ppo", "cbp", "stable_baselines3"])
+    ours = record.learner.isin(["ppo", "ppo_proper", "cbp", "stable_baselines3"])
     return record[ours & (record.env == env) & (record.metric == "return")]
 
 
