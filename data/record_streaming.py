@@ -6,7 +6,7 @@ A part is environment/agent; `--list` names all parts. Each part runs an agent w
 and their settings with a few seeds, side by side, then the best setting of each variant with more.
 Rows go to data/results/rl.csv: env, learner, setting, seed, step, metric, value: for every setting the
 metric "return_end", the mean return over the last fifth of the life; for the best setting of each
-learner and the few seeds also "return" for each tenth. What made them is noted in rl.json. A part in
+learner, ablations excepted, and the few seeds also "return" for each tenth. What made them is noted in rl.json. A part in
 our own worlds goes on after an interruption from its checkpoint under build/record/streaming/; one in
 gymnasium's simulators, whose state cannot be kept, starts anew.
 """
@@ -108,21 +108,22 @@ def ac(inputs, actions, reals):
 
 _Q, _AC = variants("Q", cut={"cut": 0.0}), variants("AC")
 _HORIZONS = [2_000.0, 5_000.0, 10_000.0]
-_DYNAMIC = {"dynamic Q": {}, **{f"dynamic Q without {part}": values for part, values in {
-    "forgetting": {"forgetting": 0.0}, "centring": {"centring": 0.0},
-    "own step sizes": {"meta_step_size": 0.0}, "levelling": {"levelling": 0.0},
-    "imprinting": {"imprint": 0.0, "noise": 1.0}, "scaled observations": {"normalise": 0.0},
-    "scaled rewards": {"scale_rewards": 0.0}}.items()}}
+_DYNAMIC = {"dynamic Q": {}, "dynamic Q, no forgetting": {"forgetting": 0.0},
+            **{f"dynamic Q without {part}": values for part, values in {
+                "centring": {"centring": 0.0}, "own step sizes": {"meta_step_size": 0.0},
+                "levelling": {"levelling": 0.0}, "imprinting": {"imprint": 0.0, "noise": 1.0},
+                "scaled observations": {"normalise": 0.0},
+                "scaled rewards": {"scale_rewards": 0.0}}.items()}}
 _SHORT = {"stream Q": {}, "classic Q": {**kit.CLASSIC, "step_size": STEPS[2:7]}}
 PARTS = {
     "CartPole-v1/q": Part(q, _Q, 100_000, worlds.cart_pole),
-    "CartPole-v1/ac": Part(ac, _AC, 50_000, worlds.cart_pole),
+    "CartPole-v1/ac": Part(ac, _AC, 50_000, worlds.cart_pole, more=False),
     "CartPole-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, worlds.cart_pole),
     "Acrobot-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, worlds.acrobot),
     "Acrobot-v1/q": Part(q, _Q, 100_000, worlds.acrobot),
-    "Acrobot-v1/ac": Part(ac, _AC, 100_000, worlds.acrobot),
+    "Acrobot-v1/ac": Part(ac, _AC, 100_000, worlds.acrobot, more=False),
     "Pendulum-v1/ac": Part(ac, {"stream AC": {}, "classic AC": {**kit.CLASSIC, "step_size": STEPS}},
-                           100_000, worlds.pendulum),
+                           100_000, worlds.pendulum, more=False),
     "CartPole-v1/dqn": Part(
         lambda n, a, r: dqn(n, a), {"DQN": {"step_size": ADAM}, "DQN at batch and buffer 1": {
             "step_size": ADAM, "buffer": 1}}, 100_000, worlds.cart_pole, more=False),
@@ -188,12 +189,13 @@ def record(name: str, part: Part) -> pd.DataFrame:
     best = means[means.groupby(KEY).idxmax().dropna()].index
     curves = frame.set_index([*KEY, "setting"]).loc[best].reset_index()
     curves = curves.assign(metric="return", value=curves["return"])
+    whole = curves[~curves.learner.str.contains(" without ")]  # of ablations the end will do
     if part.more and part.world:
         chosen = {who: {k: curves[curves.learner == who][k].iloc[0] for k in part.variants[who]}
                   for who in part.variants if who in set(curves.learner)}
         more = live(name, part, chosen, range(FEW.stop, ALL.stop))
         end = pd.concat([end, ends(more, part.steps)])
-    return pd.concat([end, curves])[COLUMNS]
+    return pd.concat([end, whole])[COLUMNS]
 
 
 def main() -> None:
