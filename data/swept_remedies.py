@@ -29,7 +29,7 @@ DECAYS = {"scr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1], "permuted_digits": [3e-4, 1e-3,
           "image_pairs": [1e-4, 1e-3, 1e-2]}
 NOISES = {"scr": [1e-4, 1e-3, 1e-2], "permuted_digits": [1e-3, 3e-3], "image_pairs": [1e-4, 1e-3]}
 CHANGES = {"scr": 10_000, "permuted_digits": 1_797}  # examples from one to the next
-PERIODS = {"scr": [100, 1_000, 10_000], "permuted_digits": [1_000, 10_000],
+PERIODS = {"scr": [30, 100, 1_000, 10_000], "permuted_digits": [1_000, 10_000],
            "image_pairs": [50, 500]}
 DORMANCIES = {"scr": [0.025, 0.1, 0.3], "permuted_digits": [0.0, 0.025, 0.1],
               "image_pairs": [0.025, 0.1]}
@@ -127,7 +127,7 @@ REMEDIES = {
     "upgd": Remedy(lambda sizes, loss: upgd(backprop(sizes, loss=loss, optimiser=protected)),
                    lambda problem: {"step_size": STEPS[problem][-3:],
                                     "weight_decay": [0.0, DECAYS[problem][1]],
-                                    "noise": [1e-3, 1e-2, 1e-1]}),
+                                    "noise": [1e-2, 1e-1, 3e-1]}),
     "crelu": of_kind("crelu"),
     "clipping": descent(clipped(), with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
 }

@@ -241,7 +241,7 @@ for env, learner, setting, _ in winners.itertuples(index=False):
     rows.append({"world": env, "learner": learner, "best of its sweep": setting, "return": mean,
                  "low": low, "high": high, "runs": len(mine), "steps": int(mine.step.max())})
 summary = pd.DataFrame(rows)
-still = summary[~summary.world.str.contains(",")]
+still = summary[~summary.world.str.contains(",")]  # no comma: nothing changes there
 main = still[~still.learner.str.contains("without")]
 main.round(1).reset_index(drop=True)
 
@@ -307,7 +307,7 @@ plots.source(dynamic_q.dynamic_q)
 # %%
 rows = []
 for world in dict.fromkeys(still[still.learner == "dynamic Q"].world):
-    for rival in ["stream Q", "classic Q"]:
+    for rival in ["stream Q", "classic Q", "dynamic Q, no forgetting"]:
         ours, theirs = of(world, "dynamic Q"), of(world, rival)
         rows.append([world, rival, ours.mean(), theirs.mean(), *compare.paired(ours, theirs),
                      len(ours.index.intersection(theirs.index))])
@@ -318,7 +318,7 @@ pd.DataFrame(rows, columns=["world", "rival", "dynamic Q", "rival's", "differenc
 
 # %%
 curves = streams[(streams.metric == "return") & streams.env.isin(["CartPole-v1", "Acrobot-v1"])
-                 & streams.learner.isin(["stream Q", "classic Q", "dynamic Q", "dynamic Q without forgetting"])]
+                 & streams.learner.isin(["stream Q", "classic Q", "dynamic Q", "dynamic Q, no forgetting"])]
 figure, axes = plt.subplots(1, 2, figsize=(12, 4))
 for ax, (name, mine) in zip(axes, curves.groupby("env", sort=False)):
     plots.curves(mine, "value", "learner", ax=ax, xlabel="steps of the life")
