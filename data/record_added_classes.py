@@ -9,15 +9,11 @@ minibatches (as many as the first increment has). Goes on after an interruption 
 checkpoints under build/record/added_classes/.
 """
 
-import argparse
-import time
-from pathlib import Path
-
 import pandas as pd
 import recording
 from record_image_classes import COLUMNS, HERE, TABLE
 
-from dyndl_lite import drivers, ensemble, provenance
+from dyndl_lite import drivers, ensemble
 from dyndl_lite.fractals import Fractals
 from dyndl_lite.image_tasks import GrowingClasses
 from dyndl_lite.incremental import held_back_accuracy, incremental, residual_continual_backprop
@@ -52,20 +48,5 @@ def record(who: str) -> pd.DataFrame:
         problem=PROBLEM, units=sum(LAYOUT.channels) * LAYOUT.blocks, learner=who)[COLUMNS]
 
 
-def main() -> None:
-    """Record the learners that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("learners", nargs="+", choices=LEARNERS)
-    for who in parser.parse_args().learners:
-        begin = time.monotonic()
-        rows = record(who)
-        provenance.keep(TABLE, f"{PROBLEM}/{who}", {"problem": PROBLEM, "learner": who}, rows,
-                        command=f"python data/record_added_classes.py {who}",
-                        seconds=round(time.monotonic() - begin))
-        for setting, values in rows.groupby("setting", sort=False):
-            last = values[(values.task == values.task.max()) & (values.metric == "test_accuracy")].value
-            print(f"{who} {setting}: {last.mean():.3f} +- {last.sem():.3f} at the end", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    recording.of_learners(__doc__, LEARNERS, record, TABLE, PROBLEM, "data/record_added_classes.py")

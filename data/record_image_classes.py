@@ -8,14 +8,12 @@ accuracy at the end of a task, mean over ten tasks. Goes on after an interruptio
 checkpoints under build/record/image_classes/.
 """
 
-import argparse
-import time
 from pathlib import Path
 
 import pandas as pd
 import recording
 
-from dyndl_lite import ensemble, provenance
+from dyndl_lite import ensemble
 from dyndl_lite.channels import conv_continual_backprop
 from dyndl_lite.convolution import Layout, conv_backprop, held_back_accuracy
 from dyndl_lite.fractals import Fractals
@@ -59,21 +57,5 @@ def record(who: str) -> pd.DataFrame:
     return rows.assign(problem=PROBLEM, units=units, learner=who, metric="test_accuracy")[COLUMNS]
 
 
-def main() -> None:
-    """Record the learners that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("learners", nargs="+", choices=LEARNERS)
-    for who in parser.parse_args().learners:
-        begin = time.monotonic()
-        rows = record(who)
-        provenance.keep(TABLE, f"{PROBLEM}/{who}", {"problem": PROBLEM, "learner": who}, rows,
-                        command=f"python data/record_image_classes.py {who}",
-                        seconds=round(time.monotonic() - begin))
-        for setting, values in rows.groupby("setting", sort=False):
-            first, last = (values[values.task == t].value for t in (BLOCK, TASKS))
-            print(f"{who} {setting}: {first.mean():.3f} in the first {BLOCK} tasks, "
-                  f"{last.mean():.3f} +- {last.sem():.3f} in the last", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    recording.of_learners(__doc__, LEARNERS, record, TABLE, PROBLEM, "data/record_image_classes.py")

@@ -2,12 +2,13 @@
 
 import argparse
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from dyndl_lite import ensemble
+from dyndl_lite import ensemble, provenance
 from dyndl_lite.backprop import Learner
 
 TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
@@ -60,6 +61,18 @@ def asked(about: str, known: Iterable[str], form: str) -> list[str]:
     if given.list:
         print("\n".join(known))
     return given.parts
+
+
+def of_learners(about: str, learners: Iterable[str], record: Callable, table: Path, problem: str,
+                command: str) -> None:
+    """Record the learners of one problem that the command line names, and say how each ended."""
+    for who in asked(about, learners, "learner"):
+        begin = time.monotonic()
+        rows = record(who)
+        provenance.keep(table, f"{problem}/{who}", {"problem": problem, "learner": who}, rows,
+                        command=f"python {command} {who}", seconds=round(time.monotonic() - begin))
+        last = rows[(rows.task == rows.task.max()) & (rows.metric == "test_accuracy")]
+        print(last.groupby("setting").value.agg(["mean", "sem", "count"]), flush=True)
 
 
 def values_of(setting: str) -> dict[str, list[float]]:
