@@ -201,53 +201,12 @@ def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
                    ["return", *INSIDE])
 
 
-ROUNDS = 5
-
-
-def record_speed() -> Iterator[pd.DataFrame]:
-    """Steps per second of processor time, ours with some seeds together and stable-baselines3, in turns.
-
-    The same work for both: CartPole, 8 copies of 128 steps, and Hopper, one of 2 048, with 64 x 64
-    units and ten epochs; one thread.
-    """
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.env_util import make_vec_env
-
-    torch.set_num_threads(1)
-    works = [("CartPole-v1", torch_worlds(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
-              Routine(8, 128, 10, 16), FEW),
-             ("Hopper-v5", on_gymnasium("Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
-              Routine(1, ROLLOUT, 10, 32), HOPPER_SEEDS)]
-    rows = []
-    for env, place, agent, routine, seeds in works:
-        lives = practice.Lives(place, agent, {"ppo": Arm()}, seeds, routine, 1_000, 1_000)
-        copies = make_vec_env(env, routine.envs)
-        theirs = PPO("MlpPolicy", copies, n_steps=routine.steps, device="cpu", n_epochs=10,
-                     batch_size=routine.envs * routine.steps // routine.minibatches)
-        each = routine.envs * routine.steps
-        lives.advance()  # compile
-        theirs.learn(each)
-        for turn in range(ROUNDS):
-            begin = time.process_time()
-            lives.advance()
-            middle = time.process_time()
-            theirs.learn(each, reset_num_timesteps=False)
-            end = time.process_time()
-            rows += [(f"{env} speed", who, f"{together} together", turn, steps / seconds)
-                     for who, together, steps, seconds in [
-                         ("ppo", len(seeds), each * len(seeds), middle - begin),
-                         ("stable_baselines3", 1, each, end - middle)]]
-    frame = pd.DataFrame(rows, columns=["env", "learner", "setting", "seed", "value"])
-    yield frame.assign(step=0, metric="steps_per_second")[COLUMNS]
-
-
 PARTS = {
     **{f"navigation/{part}": lambda part=part: record_navigation(part)
        for part in ("replacement", "random", "shrink_perturb", "redo")},
     "cart_pole/ppo": record_cart_pole,
     "hopper/ppo": record_hopper,
     "hopper/stable_baselines3": record_stable_baselines3,
-    "speed": record_speed,
     "ant/ppo": lambda: record_ant(False),
     "slippery_ant/ppo": lambda: record_ant(True),
 }
@@ -263,7 +222,7 @@ def main() -> None:
             for (env, learner), own in rows.groupby(["env", "learner"], sort=False):
                 provenance.keep(TABLE, f"{env}/{learner}", {"env": env, "learner": learner}, own, **made)
             told = rows[(rows.step == rows.step.max())
-                        & rows.metric.isin(["return", "steps_per_second"])]
+                        & (rows.metric == "return")]
             told = told.groupby(["env", "learner", "setting"]).value.agg(["mean", "sem", "count"])
             print(f"{name}:\n{told}", flush=True)
 

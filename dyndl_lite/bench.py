@@ -206,17 +206,21 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
             ours = _ours(learner, sizes, seeds, step_sizes, steps)
             plain = _plain(loop, sizes, plain_steps)
             pairs = [(runs * steps / ours(), plain_steps / plain()) for _ in range(rounds)]
-            rows.append({
-                "work": work, "learner": learner.description.split()[0], "runs": runs,
-                "rate": statistics.median(a for a, _ in pairs),
-                "loop_rate": statistics.median(b for _, b in pairs),
-                "ratio": statistics.median(a / b for a, b in pairs)})
+            rows.append(row(work, learner.description.split()[0], runs, pairs))
     torch.set_num_threads(threads)
     return rows
 
 
+def row(work: str, learner: str, runs: int, pairs: list[tuple[float, float]]) -> dict:
+    """Give the medians of our rates, of theirs, and of their ratios."""
+    return {"work": work, "learner": learner, "runs": runs,
+            "rate": statistics.median(a for a, _ in pairs),
+            "loop_rate": statistics.median(b for _, b in pairs),
+            "ratio": statistics.median(a / b for a, b in pairs)}
+
+
 def everything(rounds: int = 5, quick: bool = False) -> list[dict]:
-    """Time all that has a plain loop: what `measure` does, then streaming agents (`rl.speed`)."""
+    """Time what `measure` does, then streaming agents and PPO (`rl.speed`)."""
     from dyndl_lite.rl import speed  # it imports gymnasium
 
-    return measure(rounds, quick) + speed.measure(rounds, quick)
+    return measure(rounds, quick) + speed.measure(rounds, quick) + speed.measure_ppo(rounds, quick)

@@ -357,6 +357,13 @@ def test_the_plain_loop_of_the_bench_learns_as_ours_does():
     assert row["ratio"] == pytest.approx(row["rate"] / row["loop_rate"]) and row["ratio"] > 0
 
 
+def test_ppo_is_timed_beside_a_library_if_it_is_there(monkeypatch):
+    row, = speed.measure_ppo(rounds=1, quick=True)
+    assert (row["learner"], row["runs"]) == ("ppo", 10) and row["rate"] > 0 and row["loop_rate"] > 0
+    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
+    assert speed.measure_ppo() == []
+
+
 @pytest.mark.parametrize("name", record_streaming.PARTS)
 def test_every_recorded_part_can_run(name):
     part = record_streaming.PARTS[name]

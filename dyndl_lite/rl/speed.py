@@ -1,11 +1,13 @@
-"""How fast are streaming agents that live together, beside the loop that people write?
+"""How fast are agents that live together, beside the loop that people write, and beside a library?
 
-The plain loop stands here in full, so that a reader can judge whether it is fair: one agent, modules,
-autograd, an optimiser with traces, gymnasium's own CartPole.
+The plain streaming loop stands here in full, so that a reader can judge whether it is fair: one agent,
+modules, autograd, an optimiser with traces, gymnasium's own CartPole. PPO is timed beside
+stable-baselines3's, where that is installed.
 """
 
-import statistics
+import importlib.util
 import time
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -13,8 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyndl_lite.rl import lives
+from dyndl_lite.bench import row
+from dyndl_lite.rl import lives, practice
+from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds
+from dyndl_lite.rl.policies import categorical, gaussian
+from dyndl_lite.rl.ppo import Routine, ppo
 from dyndl_lite.rl.streaming import stream_q
+from dyndl_lite.rl.torch_worlds import torch_worlds
 from dyndl_lite.rl.worlds import cart_pole
 
 GAMMA, LAMBDA, KAPPA, SPARSITY, EPSILON, EXPLORATION = 0.99, 0.8, 2.0, 0.9, 0.01, 10_000
@@ -118,15 +125,57 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
         ours.live(steps), plain.live(plain_steps)  # compile, and warm up
         pairs = [(runs * steps / _seconds(ours.live, steps),
                   plain_steps / _seconds(plain.live, plain_steps)) for _ in range(rounds)]
-        rows.append({"work": "CartPole, 2 layers of 32", "learner": "stream_q", "runs": runs,
-                     "rate": statistics.median(a for a, _ in pairs),
-                     "loop_rate": statistics.median(b for _, b in pairs),
-                     "ratio": statistics.median(a / b for a, b in pairs)})
+        rows.append(row("CartPole, 2 layers of 32", "stream_q", runs, pairs))
     torch.set_num_threads(threads)
     return rows
 
 
-def _seconds(live, steps: int) -> float:
+def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
+    """Time PPO, some seeds together, beside one of stable-baselines3's, in turns.
+
+    The same work for both: CartPole, 8 copies of 128 steps, and Hopper, one of 2 048, with 64 x 64
+    units and ten epochs. CartPole is torch's here and gymnasium's there, the robot MuJoCo's for both.
+
+    Parameters and result are those of `bench.measure`: rates are steps of the world per second,
+    learning included, with one thread each. No rows without stable-baselines3 (and for Hopper MuJoCo).
+    """
+    if importlib.util.find_spec("stable_baselines3") is None:
+        return []
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    def hopper(seed: int):
+        return gymnasium.make("Hopper-v5", disable_env_checker=True)
+
+    works = [("CartPole-v1", 10, torch_worlds(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
+              Routine(8, 128, 10, 16)),
+             ("Hopper-v5", 5, gymnasium_worlds(hopper, "Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
+              Routine(1, 2_048, 10, 32))]
+    rows, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    for env, runs, place, agent, routine in works[:1 if quick or not _mujoco() else 2]:
+        if quick:
+            routine = Routine(2, 16, 2, 2)
+        iterations = 1 if quick else 1_000  # so many are worth compiling
+        ours = practice.Lives(place, agent, {"ppo": practice.Arm()}, range(runs), routine, iterations,
+                              iterations)
+        each = routine.envs * routine.steps
+        theirs = PPO("MlpPolicy", make_vec_env(env, routine.envs), n_steps=routine.steps,
+                     device="cpu", n_epochs=routine.epochs, batch_size=each // routine.minibatches)
+        ours.advance(), theirs.learn(each)  # compile, and warm up
+        pairs = [(runs * each / _seconds(ours.advance),
+                  each / _seconds(theirs.learn, each, reset_num_timesteps=False))
+                 for _ in range(rounds)]
+        rows.append(row(f"{env} (theirs: stable-baselines3)", "ppo", runs, pairs))
+    torch.set_num_threads(threads)
+    return rows
+
+
+def _mujoco() -> bool:
+    return importlib.util.find_spec("mujoco") is not None
+
+
+def _seconds(work: Callable, *arguments, **named) -> float:
     begin = time.perf_counter()
-    live(steps)
+    work(*arguments, **named)
     return time.perf_counter() - begin
