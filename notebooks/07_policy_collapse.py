@@ -23,7 +23,7 @@
 profile = "laptop"  # name of the profile these values come from
 out = "../build/07_policy_collapse"  # folder for figures, tables and checkpoints
 runs = 10  # independent agents for each way to live, one seed each
-tasks = 25  # how often the world's code is drawn, the first time included
+tasks = 16  # how often the world's code is drawn, the first time included
 seed = 0  # first seed
 iterations = 15  # of acting and learning in a task
 step_size = 0.003  # of all agents but those that begin afresh
