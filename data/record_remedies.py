@@ -63,7 +63,7 @@ PROBLEMS = {
                                cross_entropy, lambda units: (64, units, 10), [100], (4, 30)),
     "image_pairs": Problem(class_pairs, TASKS * PAIR, PAIR, "test_accuracy", cross_entropy,
                            lambda units: LAYOUT, [sum(LAYOUT.channels) + sum(LAYOUT.hidden)],
-                           (2, 5), IMAGE_REMEDIES),
+                           (3, 10), IMAGE_REMEDIES),
 }
 
 

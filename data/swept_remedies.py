@@ -19,22 +19,23 @@ from dyndl_lite.resets import heads_reset, resetting
 
 # What is swept, for slowly-changing regression, permuted digits, and pairs of image classes.
 STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.015, 0.03, 0.06],
-         "image_pairs": [0.01, 0.03]}
+         "image_pairs": [0.01, 0.03, 0.07]}
 # Where activities are normalised or gradients damped, the best step size may be a larger one.
 LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
-          "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1]}
+          "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1],
+          "image_pairs": [0.003, 0.01, 0.03, 0.07]}
 ADAM = {"scr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "permuted_digits": [3e-4, 1e-3, 3e-3, 1e-2],
-        "image_pairs": [3e-4, 1e-3, 3e-3]}
+        "image_pairs": [1e-3, 3e-3, 1e-2]}
 DECAYS = {"scr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1], "permuted_digits": [3e-4, 1e-3, 3e-3, 1e-2],
-          "image_pairs": [1e-4, 1e-3, 1e-2]}
-NOISES = {"scr": [1e-4, 1e-3, 1e-2], "permuted_digits": [1e-3, 3e-3], "image_pairs": [1e-4, 1e-3]}
+          "image_pairs": [1e-5, 1e-4, 1e-3, 1e-2]}
+NOISES = {"scr": [1e-4, 1e-3, 1e-2], "permuted_digits": [1e-3, 3e-3], "image_pairs": [1e-4, 1e-3, 1e-2]}
 CHANGES = {"scr": 10_000, "permuted_digits": 1_797}  # examples from one to the next
 PERIODS = {"scr": [30, 100, 1_000, 10_000], "permuted_digits": [1_000, 10_000],
-           "image_pairs": [50, 500]}
+           "image_pairs": [15, 50, 500]}
 DORMANCIES = {"scr": [0.025, 0.1, 0.3], "permuted_digits": [0.0, 0.025, 0.1],
-              "image_pairs": [0.025, 0.1]}
+              "image_pairs": [0.0, 0.025, 0.1]}
 REJECTIONS = {"scr": [1e-1, 1e-2, 1e-4], "permuted_digits": [1e-2, 1e-4, 1e-8],
-              "image_pairs": [1e-2, 1e-4]}
+              "image_pairs": [1e-1, 1e-2, 1e-4]}
 THRESHOLDS = {"scr": [100, 1_000], "permuted_digits": [100, 1_000], "image_pairs": [10]}
 
 
@@ -147,16 +148,16 @@ def descending(optimiser, sweep: Callable) -> Remedy:
 
 def of_image_kind(kind: str, **more) -> Remedy:
     """Give one that changes the hidden layers."""
-    return of_images(lambda layout: conv_backprop_with(kind, layout), with_steps(**more), kind)
+    return of_images(lambda layout: conv_backprop_with(kind, layout), with_larger_steps(**more), kind)
 
 
 IMAGE_REMEDIES = {
     "bp": descending(momentum, with_steps()),
-    "cbp": of_images(conv_continual_backprop, with_steps(replacement_rate=[3e-4, 1e-3])),
+    "cbp": of_images(conv_continual_backprop, with_steps(replacement_rate=[1e-4, 3e-4, 1e-3])),
     "l2": descending(decayed(momentum), with_decays),
     "shrink_perturb": of_images(
         lambda layout: perturbed(conv_backprop(layout, decayed(momentum))), stirred),
-    "dropout": of_image_kind("dropout", dropout=[0.01, 0.1]),
+    "dropout": of_image_kind("dropout", dropout=[0.001, 0.01, 0.1]),
     "layer_norm": of_image_kind("layer_norm"),
     "adam": descending(adam, adams),
     "adam_proper": descending(adam, proper),
@@ -166,7 +167,7 @@ IMAGE_REMEDIES = {
     "redo": of_images(lambda layout: conv_resetting(layout, "redo"), dormant),
     "self_normalised": of_images(lambda layout: conv_resetting(layout, "self_normalised"), silent),
     "upgd": of_images(lambda layout: upgd(conv_backprop(layout, protected)),
-                      lambda problem: {"step_size": [0.03, 0.1], "noise": [1e-3, 1e-2]}),
+                      lambda problem: {"step_size": [0.03, 0.1, 0.3], "noise": [1e-3, 1e-2, 1e-1]}),
     "crelu": of_image_kind("crelu"),
-    "clipping": descending(clipped(momentum), with_steps(clip=[2.0, 4.0])),
+    "clipping": descending(clipped(momentum), with_steps(clip=[1.0, 2.0, 4.0])),
 }
