@@ -81,19 +81,28 @@ def q(inputs, actions, reals):
 
 
 def afresh(make: Callable) -> Callable:
-    """Let the agents of a maker get a new network at each change: what they could not have lost."""
+    """Let the agents of a maker begin anew at each change: then nothing can have been lost."""
 
-    def renewed_agent(inputs, actions, reals):
+    def forgetful(inputs, actions, reals):
         agent = make(inputs, actions, reals)
 
+        def start(seed, hyper):
+            newborn = agent.start(seed, hyper)
+            return {"first": newborn, "now": tree_map(torch.clone, newborn)}
+
+        def act(mind, hyper, x, seed, t):
+            return agent.act(mind["now"], hyper, x, seed, t)
+
         def learn(mind, hyper, seen, seed, t):
-            now = (t % PERIOD == 0) & (t > 0)
-            mind = tree_map(lambda new, old: torch.where(now, new, old), agent.start(seed, hyper), mind)
-            return agent.learn(mind, hyper, seen, seed, t)
+            changed = (t % PERIOD == 0) & (t > 0)
+            now = tree_map(lambda new, old: torch.where(changed, new, old), mind["first"], mind["now"])
+            now, v = agent.learn(now, hyper, seen, seed, t)
+            return {"first": mind["first"], "now": now}, v
 
-        return agent._replace(learn=learn, description=f"afresh {agent.description}")
+        return agent._replace(start=start, act=act, learn=learn,
+                              description=f"afresh {agent.description}")
 
-    return renewed_agent
+    return forgetful
 
 
 def dynamic(inputs, actions, reals):
