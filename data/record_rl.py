@@ -103,12 +103,17 @@ def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd
 
 
 def record_navigation(part: str) -> Iterator[pd.DataFrame]:
-    """Record all arms with a few seeds; then the best setting of each learner with the others too."""
+    """Record all arms with a few seeds; then the best setting of each learner with the others too.
+
+    Of what is inside the networks the rows of the best settings are enough.
+    """
     rows = navigate(part, FEW)
-    yield rows
     late = rows[(rows.metric == "return") & (rows.step > rows.step.max() // 2)]
     means = late.groupby(["env", "learner", "setting"]).value.mean().sort_values()
     best = {key[:2]: key for key in means.index}
+    of_best = pd.MultiIndex.from_frame(rows[["env", "learner", "setting"]]).isin(list(best.values()))
+    rows = rows[rows.metric.str.startswith("return") | of_best]
+    yield rows
     more = navigate(part, range(FEW.stop, ALL.stop), lambda key: key == best[key[:2]])
     yield pd.concat([rows, more])
 
@@ -221,8 +226,7 @@ def main() -> None:
                     "seconds": round(time.monotonic() - begin)}
             for (env, learner), own in rows.groupby(["env", "learner"], sort=False):
                 provenance.keep(TABLE, f"{env}/{learner}", {"env": env, "learner": learner}, own, **made)
-            told = rows[(rows.step == rows.step.max())
-                        & (rows.metric == "return")]
+            told = rows[(rows.step == rows.step.max()) & (rows.metric == "return")]
             told = told.groupby(["env", "learner", "setting"]).value.agg(["mean", "sem", "count"])
             print(f"{name}:\n{told}", flush=True)
 
