@@ -1,14 +1,14 @@
 """Record the streaming learners that notebook 08 shows, their ablations, their rivals, changing worlds.
 
-    python data/record_streaming.py CartPole-v1/q CartPole-v1/ac changing/q ...
+    python data/record_streaming.py CartPole-v1/q CartPole-v1/ac 'CartPole-v1, recoded/q' ...
 
 A part is environment/agent; `--list` names all parts. Each part runs an agent with all its variants
 and their settings with a few seeds, side by side, then the best setting of each variant with more.
 Rows go to data/results/rl.csv: env, learner, setting, seed, step, metric, value: for every setting the
-metric "return_end", the mean return over the last fifth of the life; for the best setting of each
-learner, ablations excepted, and the few seeds also "return" for each tenth. What made them is noted in rl.json. A part in
-our own worlds goes on after an interruption from its checkpoint under build/record/streaming/; one in
-gymnasium's simulators, whose state cannot be kept, starts anew.
+metric "return_end", the mean return over the last fifth of the life; for the few seeds and the best
+setting of each learner, ablations excepted, also "return" for each tenth. What made them is noted in
+rl.json. A part in our own worlds goes on after an interruption from its checkpoint under
+build/record/streaming/; one in gymnasium's simulators, whose state cannot be kept, starts anew.
 """
 
 import time
@@ -46,7 +46,7 @@ def variants(name: str, **more) -> dict[str, dict]:
 
 
 def renewed(name: str) -> dict[str, dict]:
-    """Give the kit with continual backprop, and both with statistics that forget."""
+    """Give the kit, with continual backprop too, and that with statistics that fade."""
     rates = [1e-5, 1e-4, 1e-3]
     return {f"stream {name}": {}, f"stream {name} + CBP": {"replacement_rate": rates},
             f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0,

@@ -58,19 +58,21 @@ def asked(about: str, known: Iterable[str], form: str) -> list[str]:
     unknown = [name for name in given.parts if name not in known]
     if unknown:
         parser.error(f"no part {unknown[0]!r}: see --list")
+    if not given.parts and not given.list:
+        parser.error("name a part or more: see --list")
     if given.list:
         print("\n".join(known))
     return given.parts
 
 
 def of_learners(about: str, learners: Iterable[str], record: Callable, table: Path, problem: str,
-                command: str) -> None:
+                script: str) -> None:
     """Record the learners of one problem that the command line names, and say how each ended."""
     for who in asked(about, learners, "learner"):
         begin = time.monotonic()
         rows = record(who)
         provenance.keep(table, f"{problem}/{who}", {"problem": problem, "learner": who}, rows,
-                        command=f"python {command} {who}", seconds=round(time.monotonic() - begin))
+                        command=f"python {script} {who}", seconds=round(time.monotonic() - begin))
         last = rows[(rows.task == rows.task.max()) & (rows.metric == "test_accuracy")]
         print(last.groupby("setting").value.agg(["mean", "sem", "count"]), flush=True)
 

@@ -20,7 +20,7 @@ from dyndl_lite.resets import heads_reset, resetting
 # What is swept, for slowly-changing regression, permuted digits, and pairs of image classes.
 STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.015, 0.03, 0.06],
          "image_pairs": [0.01, 0.03, 0.07]}
-# Where activities are normalised or gradients damped, the best step size may be a larger one.
+# Where activities are normalised or gradients damped, the best step size may lie elsewhere.
 LARGER = {"scr": [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1],
           "permuted_digits": [0.01, 0.02, 0.03, 0.06, 0.1],
           "image_pairs": [0.003, 0.01, 0.03, 0.07]}
@@ -58,7 +58,7 @@ def with_decays(problem: str) -> dict:
 
 
 def with_larger_steps(**more) -> Callable:
-    """Give the same with larger step sizes added."""
+    """Give the same with more step sizes."""
     return lambda problem: {"step_size": LARGER[problem], **more}
 
 

@@ -44,7 +44,7 @@ start_train = 60  # images a class in that comparison: half of them first, then 
 start_minibatch = 60  # images a step in that comparison
 start_step_size = 0.05  # in that comparison
 start_runs = 5  # networks in that comparison
-start_epochs = 32  # times that it shows each image
+start_epochs = 32  # times that its second part shows each image
 added_side = 12  # of the generated images to which classes are added, in pixels
 added_channels = [8, 16]  # of each stage of the residual network
 blocks = 1  # residual blocks a stage
@@ -278,20 +278,20 @@ pd.DataFrame(gains, index=["continual backprop - backprop", "low", "high"]).T.ro
 # with $w_\text{new}$ a weight of a network just made; here $\lambda = 0.4$, $\gamma = 0.1$.
 
 # %%
-halves = HalfThenAll(collection, epochs=start_epochs, together=start_classes, train=start_train,
-                     held_back=held_back, minibatch=start_minibatch)
-at_once = ClassPairs(collection, epochs=start_epochs, together=start_classes, train=start_train,
-                     held_back=held_back, minibatch=start_minibatch)
+start = {"epochs": start_epochs, "together": start_classes, "train": start_train,
+         "held_back": held_back, "minibatch": start_minibatch}
+halves, at_once = HalfThenAll(collection, **start), ClassPairs(collection, **start)
 many = Layout(collection.side, start_classes, tuple(channels), tuple(kernels), tuple(hidden))
 plain, setting = conv_backprop(many), {"step_size": start_step_size}
-half, starts = halves.task_length, range(seed, seed + start_runs)  # steps of each half
+half = halves.task_length  # steps on half of the data, and steps on all of them
 look = {"bin": half // 10 or 1, "probe": held_back_accuracy, "folder": checkpoints / "warm"}
 warm = ensemble.run(
     halves,
     {"warm start": (plain, setting),
      "shrink and perturb": (renewed(plain, many, halves.begins, "shrink and perturb"), setting)},
-    starts, 2 * half, **look)
-scratch = ensemble.run(at_once, {"from scratch": (plain, setting)}, starts, half, **look)
+    range(seed, seed + start_runs), 2 * half, **look)
+scratch = ensemble.run(at_once, {"from scratch": (plain, setting)}, range(seed, seed + start_runs),
+                       half, **look)
 warm = pd.concat([warm, scratch.assign(step=scratch.step + half)], ignore_index=True)
 warm["epoch"] = warm.step * start_minibatch / (start_train * start_classes)
 provenance.save_table(warm, out, "warm")
@@ -460,7 +460,7 @@ plain_now.round(3)
 #
 # The published curve is here, at a fraction of its length, for these step sizes are larger. At 0.07
 # backprop falls through the linear classifier's line within forty tasks and ends at chance. At
-# 0.03 it learns better and better for sixty tasks and then worse and worse. At 0.01 it goes on
+# 0.03 it learns better and better for sixty tasks and then slowly worse. At 0.01 it goes on
 # improving to the end of the record: what it knows of earlier classes helps with later ones. A
 # larger step size makes the same loss come sooner.
 #

@@ -341,7 +341,6 @@ else:
 # %%
 ants = {"Slippery Ant, a new friction every 20 k steps": curve("SlipperyAnt-v5"),
         "Ant": curve("Ant-v5")}
-ants = {name: rows for name, rows in ants.items() if len(rows)}
 figure, axes = plt.subplots(1, len(ants), figsize=(6 * len(ants), 4), squeeze=False, sharey=True)
 ends_of_ants = {}
 for ax, (name, rows) in zip(axes[0], ants.items()):
@@ -360,9 +359,9 @@ plots.show(figure, "ants", out=out, alt="Recorded returns. Mean of the last quar
 pd.concat(ends_of_ants, names=["world", "learner"]).round(0)
 
 # %% [markdown]
-# The returns are below zero, and rising. An ant that only stands still would be paid about 1 a step, 1 000 an
-# episode: these have not learned even that. What they have learned is to waste less force. Nobody can
-# lose what nobody has yet, so these runs say nothing about who would keep it.
+# The returns are below zero, and rising. An ant that does nothing at all is paid about 1 a step, 990 an
+# episode: these have not learned even that. Nobody can lose what nobody has yet, so these runs say nothing
+# about who would keep it.
 
 # %% [markdown]
 # ## What to make of it
@@ -371,9 +370,10 @@ pd.concat(ends_of_ants, names=["world", "learner"]).round(0)
 # as long, loses about half of its score when codes follow one another. In some tasks some agents do worse
 # than one without aim: what they do by habit is wrong now, and they do not learn out of it.
 #
-# *Continual backprop and L2 both keep most of it*, and these runs do not tell the two apart. Neither is
-# whole: an agent that begins afresh at every change does better still, but it has to be told when. The
-# published replacement rate of 1e-4 does nothing in a life this short.
+# *Continual backprop and L2 both keep most of it*, and so do shrink and perturb and ReDo, each at its best:
+# the recorded runs do not tell them apart. None is whole: an agent that begins afresh at every change does
+# better still, but it has to be told when. The published replacement rate of 1e-4 does nothing in a life this
+# short.
 #
 # *Which unit is replaced does not matter here*: random units, as many, do as well at each rate. In
 # slowly-changing regression (notebook 06) it did. The news is the new units, not who had to go.

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dyndl_lite.backprop import adam
@@ -52,3 +53,19 @@ def test_rows_of_navigation(tmp_path, monkeypatch):
         first = rows[(rows.seed == seed) & (rows.metric == "return_first_task")].value
         np.testing.assert_allclose(first, ends[ends.seed == seed]["return"].iloc[0], rtol=1e-6)
     assert set(rows[rows.metric.isin(record_rl.INSIDE)].seed) == {0}
+
+
+def test_the_best_of_each_learner_goes_on_and_is_looked_into(monkeypatch):
+    def navigate(part, seeds, chosen=lambda key: True):
+        return pd.DataFrame([("navigation", who, f"rate={rate}", seed, step, metric, value)
+                             for who, rate, value in [("a", 1, 0.1), ("a", 2, 0.3), ("b", 1, 0.2)]
+                             if chosen(("navigation", who, f"rate={rate}")) for seed in seeds
+                             for step in (100, 200) for metric in ("return", record_rl.INSIDE[0])],
+                            columns=record_rl.COLUMNS)
+
+    monkeypatch.setattr(record_rl, "navigate", navigate)
+    first, last = record_rl.record_navigation("redo")
+    seeds = last[last.metric == "return"].groupby(["learner", "setting"]).seed.nunique().to_dict()
+    assert seeds == {("a", "rate=1"): 10, ("a", "rate=2"): 30, ("b", "rate=1"): 30}
+    inside = first[first.metric != "return"]
+    assert set(zip(inside.learner, inside.setting)) == {("a", "rate=2"), ("b", "rate=1")}

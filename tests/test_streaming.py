@@ -172,7 +172,7 @@ def test_exploration_cuts_before_it_is_learned_from():
 def test_a_dynamic_network_is_told_of_one_action_what_it_was_worth(changed):
     """It learns what `dynamic` learns from r + gamma max q(s'), by hand; other actions have no error."""
     agent, learner, g = dynamic_q(4, 3, 6), dynamic(4, 6, 3), torch.Generator().manual_seed(0)
-    seed, hyper = torch.tensor(1), hyper_of(dynamic_q(4, 3, 6), growth_rate=0.5)
+    seed, hyper = torch.tensor(1), hyper_of(agent, growth_rate=0.5)
     net = agent.start(seed, hyper)
     for t in range(40):  # some units, some values
         net, _ = learner.step(net, hyper, torch.randn(4, generator=g), torch.randn(3, generator=g))
@@ -358,6 +358,7 @@ def test_the_plain_loop_of_the_bench_learns_as_ours_does():
 
 
 def test_ppo_is_timed_beside_a_library_if_it_is_there(monkeypatch):
+    pytest.importorskip("stable_baselines3")
     row, = speed.measure_ppo(rounds=1, quick=True)
     assert (row["learner"], row["runs"]) == ("ppo", 10) and row["rate"] > 0 and row["loop_rate"] > 0
     monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
@@ -374,6 +375,28 @@ def test_every_recorded_part_can_run(name):
     for values in part.variants.values():
         assert ensemble.grid(like, **values)
     assert part.steps % 10 == 0
+
+
+@pytest.mark.parametrize("make", [record_streaming.q, record_streaming.dynamic])
+def test_who_begins_anew_remembers_nothing(make, monkeypatch):
+    monkeypatch.setattr(record_streaming, "PERIOD", 5)
+    agent, g, seed = record_streaming.afresh(make)(4, 2, 1), torch.Generator().manual_seed(0), torch.tensor(3)
+    hyper = hyper_of(agent)
+    mind = first = agent.start(seed, hyper)
+    seen = [transition() | {"x": torch.randn(4, generator=g), "next_x": torch.randn(4, generator=g)}
+            for _ in range(9)]
+    for t in range(9):
+        mind, _ = agent.learn(mind, hyper, seen[t], seed, torch.tensor(t))
+    plain, newborn = make(4, 2, 1), first["first"]
+    for t in range(5, 9):  # what was learned from before has left no trace
+        newborn, _ = plain.learn(newborn, hyper, seen[t], seed, torch.tensor(t))
+    same = [torch.equal(a, b) for a, b in zip(tree_leaves(mind["now"]), tree_leaves(newborn))]
+    assert all(same)
+    moved = [not torch.equal(a, b) for a, b in zip(tree_leaves(mind["now"]), tree_leaves(first["now"]))]
+    assert any(moved)
+    x = seen[0]["x"]
+    assert torch.equal(agent.act(mind, hyper, x, seed, torch.tensor(9))[0],
+                       plain.act(newborn, hyper, x, seed, torch.tensor(9))[0])
 
 
 def test_rows_of_a_recorded_part(tmp_path, monkeypatch):
