@@ -126,7 +126,7 @@ REMEDIES = {
     "redo": replacing("redo", dormant),
     "self_normalised": replacing("self_normalised", silent),
     "upgd": Remedy(lambda sizes, loss: upgd(backprop(sizes, loss=loss, optimiser=protected)),
-                   lambda problem: {"step_size": STEPS[problem][-3:],
+                   lambda problem: {"step_size": STEPS[problem],
                                     "weight_decay": [0.0, DECAYS[problem][1]],
                                     "noise": [1e-2, 1e-1, 3e-1]}),
     "crelu": of_kind("crelu"),
