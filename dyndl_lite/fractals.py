@@ -140,11 +140,10 @@ def density(points: Tensor, side: int) -> Tensor:
     tensor [images, side, side]
         Logarithm of 1 + the count, the fullest pixel of a picture 1.
     """
-    cell = ((points + 1) * side / 2).floor().long()
-    inside = ((cell >= 0) & (cell < side)).all(-1)
-    row, column = cell.clamp(0, side - 1).unbind(-1)
-    where = row * side + column + side**2 * torch.arange(len(points))[:, None]
-    counts = torch.zeros(len(points) * side**2).index_add_(0, where.flatten(),
-                                                           inside.flatten().float())
-    ink = torch.log1p(counts).reshape(-1, side, side)
+    row, column = ((points + 1) * (side / 2)).floor().unbind(-1)
+    inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+    cell = torch.where(inside, row * side + column, float(side**2)).long()  # one cell for all outside
+    cell += (side**2 + 1) * torch.arange(len(points))[:, None]
+    counts = torch.bincount(cell.flatten(), minlength=len(points) * (side**2 + 1))
+    ink = torch.log1p(counts.reshape(len(points), -1)[:, :-1].float()).reshape(-1, side, side)
     return ink / ink.amax((1, 2), keepdim=True).clamp(min=1)
