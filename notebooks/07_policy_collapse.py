@@ -341,6 +341,7 @@ else:
 # %%
 ants = {"Slippery Ant, a new friction every 20 k steps": curve("SlipperyAnt-v5"),
         "Ant": curve("Ant-v5")}
+published = dict(zip(ants, (20, 50)))  # millions of steps
 figure, axes = plt.subplots(1, len(ants), figsize=(6 * len(ants), 4), squeeze=False, sharey=True)
 ends_of_ants = {}
 for ax, (name, rows) in zip(axes[0], ants.items()):
@@ -351,8 +352,8 @@ for ax, (name, rows) in zip(axes[0], ants.items()):
     ax.legend(title=None, fontsize=9)
     late_steps = rows[rows.step > 0.75 * reached]
     ends_of_ants[name] = late_steps.groupby(["learner", "seed"]).value.mean().unstack("seed")
-    print(f"{name}: {reached:,} steps, {20_000_000 / reached:.0f} times fewer than the 20 M of Slippery Ant, "
-          f"{50_000_000 / reached:.0f} times fewer than the 50 M of the published Ant")
+    print(f"{name}: {reached:,} steps, {published[name] * 1e6 / reached:.0f} times fewer than the "
+          f"{published[name]} M that were published")
 plots.show(figure, "ants", out=out, alt="Recorded returns. Mean of the last quarter: " + "; ".join(
     f"{name}, {learner} {row.mean():.0f}" for name, table in ends_of_ants.items()
     for learner, row in table.iterrows()) + ".")
@@ -382,7 +383,7 @@ pd.concat(ends_of_ants, names=["world", "learner"]).round(0)
 # back all of the loss; with proper betas most of it, and the rest sits in the hidden layers.
 #
 # *A look inside does not say who is ill.* Where nothing changes most units of the value network fall
-# dormant, its rank shrinks to two, and the agent is perfectly well; L2 has the smallest weights and a low
+# dormant, its rank shrinks to less than three, and the agent is perfectly well; L2 has the smallest weights and a low
 # rank, and learns. Among agents of one kind, more dormant units do not go with a lower score. With proper
 # betas the failing agent's weights grow as no healthy one's do here; with standard betas not even that:
 # they end no larger than those of the agent that begins afresh.

@@ -256,7 +256,7 @@ for ax, name in zip(axes[0], names):
                 capsize=3)
     ax.set_yticks(range(len(mine)), mine.learner)
     ax.set(title=name, xlabel="return, last fifth", ylim=(-0.5, len(mine) - 0.5))
-    ax.xaxis.set_major_locator(plt.MaxNLocator(4))
+    ax.xaxis.set_major_locator(plt.MaxNLocator(3))
 plots.show(figure, "worlds", out=out, alt="Recorded returns over the last fifth of the lives. " + " ".join(
     f"{name}: " + ", ".join(
         f"{learner} {value:.0f}" for learner, value in
@@ -351,13 +351,16 @@ without("dynamic")
 changing = streams[streams.env.str.contains(",") & (streams.metric == "return")].copy()
 changing["period"] = (changing.step / changing.groupby("env").step.transform("min")).round().astype(int)
 changing["kind"] = changing.learner.str.extract(r"^(\w+ \w+)")
+roles = ["", ", fading statistics", ", new network", ", fading statistics, new network"]  # one colour each
 worlds_that_change = list(changing.groupby(["env", "kind"], sort=False).groups)
 figure, axes = plt.subplots(1, len(worlds_that_change), squeeze=False, sharey=True,
                             figsize=(6 * len(worlds_that_change), 4))
 for ax, (env, kind) in zip(axes[0], worlds_that_change):
     mine = changing[(changing.env == env) & (changing.kind == kind)]
+    role = mine.learner.str.removeprefix(kind).map({name: i for i, name in enumerate(roles)})
+    mine = mine.assign(role=role.fillna(len(roles))).sort_values(["role", "learner"])
     plots.curves(mine, "value", "learner", ax=ax, x="period", xlabel="period (40 000 steps each)")
-    ax.set(title=f"{env}, {mine.seed.nunique()} runs, 95 % interval", ylabel="return", ylim=(0, 520))
+    ax.set(title=f"{env}, {mine.seed.nunique()} runs, 95 % interval", ylabel="return", ylim=(0, 400))
     ax.legend(title=None, fontsize=8, loc="upper left")
 over = changing[changing.period > 1].groupby(["env", "learner"]).value.mean()
 plots.show(figure, "changing", out=out, alt=(
