@@ -32,7 +32,7 @@ NOISES = {"scr": [1e-4, 1e-3, 1e-2], "permuted_digits": [1e-3, 3e-3], "image_pai
 CHANGES = {"scr": 10_000, "permuted_digits": 1_797}  # examples from one to the next
 PERIODS = {"scr": [30, 100, 1_000, 10_000], "permuted_digits": [1_000, 10_000],
            "image_pairs": [15, 50, 500]}
-DORMANCIES = {"scr": [0.025, 0.1, 0.3], "permuted_digits": [0.0, 0.025, 0.1],
+DORMANCIES = {"scr": [0.0, 0.025, 0.1, 0.3], "permuted_digits": [0.0, 0.025, 0.1],
               "image_pairs": [0.0, 0.025, 0.1]}
 REJECTIONS = {"scr": [1e-1, 1e-2, 1e-4], "permuted_digits": [1e-2, 1e-4, 1e-8],
               "image_pairs": [1e-1, 1e-2, 1e-4]}
@@ -90,6 +90,13 @@ def silent(problem: str) -> dict:
             "maturity_threshold": THRESHOLDS[problem]}
 
 
+def spared(problem: str) -> dict:
+    """Give the sweep of UPGD."""
+    steps, noises = {"scr": ([3e-4, 1e-3, 3e-3, 1e-2], [0.1, 0.3, 1.0]),
+                     "permuted_digits": (STEPS["permuted_digits"], [0.01, 0.1, 0.3])}[problem]
+    return {"step_size": steps, "weight_decay": [0.0, DECAYS[problem][1]], "noise": noises}
+
+
 def stirred(problem: str) -> dict:
     """Give the sweep of shrink and perturb."""
     return {"step_size": STEPS[problem], "weight_decay": DECAYS[problem][1:-1],
@@ -126,13 +133,10 @@ REMEDIES = {
     "redo": replacing("redo", dormant),
     "self_normalised": replacing("self_normalised", silent),
     "upgd": Remedy(lambda sizes, loss: upgd(backprop(sizes, loss=loss, optimiser=protected)),
-                   lambda problem: {"step_size": STEPS[problem],
-                                    "weight_decay": [0.0, DECAYS[problem][1]],
-                                    "noise": [1e-2, 1e-1, 3e-1]}),
+                   spared),
     "crelu": of_kind("crelu"),
     "clipping": descent(clipped(), with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
 }
-
 
 
 def of_images(make: Callable, sweep: Callable, kind: str = "plain") -> Remedy:
