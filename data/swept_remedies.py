@@ -30,7 +30,7 @@ DECAYS = {"scr": [1e-4, 1e-3, 1e-2, 3e-2, 1e-1], "permuted_digits": [3e-4, 1e-3,
           "image_pairs": [1e-5, 1e-4, 1e-3, 1e-2]}
 NOISES = {"scr": [1e-4, 1e-3, 1e-2], "permuted_digits": [1e-3, 3e-3], "image_pairs": [1e-4, 1e-3, 1e-2]}
 CHANGES = {"scr": 10_000, "permuted_digits": 1_797}  # examples from one to the next
-PERIODS = {"scr": [30, 100, 1_000, 10_000], "permuted_digits": [1_000, 10_000],
+PERIODS = {"scr": [30, 100, 1_000], "permuted_digits": [1_000, 10_000],
            "image_pairs": [15, 50, 500]}
 DORMANCIES = {"scr": [0.0, 0.025, 0.1, 0.3], "permuted_digits": [0.0, 0.025, 0.1],
               "image_pairs": [0.0, 0.025, 0.1]}
