@@ -32,6 +32,7 @@ KEY = ["problem", "units", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "task", "metric", "value"]
 INSIDE = ["dead_units", "weight_magnitude", "effective_rank"]
 LOOKS = [1, 10]  # tenths of the life after which we look inside
+CURVES = 5  # seeds of which every tenth is kept
 DIGITS = CHANGES["permuted_digits"]  # all of them once: a task
 TASKS = 40  # of digits, and of two classes of images
 
@@ -86,7 +87,8 @@ def measured(frame: pd.DataFrame, problem: Problem, inside: bool = False) -> pd.
         tenths = frame.assign(task=-(-frame.step * 10 // problem.steps))  # rounded up
         tenths = tenths[tenths.seed < 10].groupby(["setting", "seed", "task"])[[metric, *INSIDE]]
         tenths = tenths.mean().reset_index().melt(["setting", "seed", "task"], None, "metric")
-        rows.append(tenths[(tenths.metric == metric) | tenths.task.isin(LOOKS)])
+        curve = (tenths.metric == metric) & (tenths.seed < CURVES)
+        rows.append(tenths[curve | tenths.task.isin(LOOKS)])
     return pd.concat(rows)[[*about, "value"]]
 
 

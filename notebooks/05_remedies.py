@@ -330,9 +330,9 @@ for claim, value in {
 # well as by lasting. **CReLU** is eight points ahead of continual backprop in the last fifth, again with twice
 # the features; **layer norm**, which lost its plasticity on the other two problems, and **Adam** are four
 # ahead. Plain backprop does best with a smaller step size: it is two points behind over the whole life and, if
-# anything, ahead at its end, and UPGD likewise. L2 (whose best decay is next to none), L2 Init, shrink and
-# perturb, clipping, dropout and self-normalised resets cannot be told from continual backprop. **Keeping
-# the head** is the worst of all: here the reset of the head, which the problem prescribes, is half of the cure.
+# anything, ahead at its end; UPGD and dropout (whose best share is next to none) likewise. L2 (whose best
+# decay is next to none too), L2 Init, shrink and perturb, clipping, ReDo and self-normalised resets cannot be
+# told from continual backprop at the end. **Keeping the head** is the worst of all: here the reset of the head, which the problem prescribes, is half of the cure.
 #
 # What these runs do not say: the best of a sweep is the best of *that* sweep, and a remedy with three
 # settings had more of them tried than continual backprop; a few bests lie at the end of a sweep, most
