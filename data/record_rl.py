@@ -20,7 +20,7 @@ from dyndl_lite import provenance
 from dyndl_lite.backprop import adam
 from dyndl_lite.remedies import decayed
 from dyndl_lite.rl import practice, renewal, slippery_ant
-from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds
+from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds, named
 from dyndl_lite.rl.navigation import navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
 from dyndl_lite.rl.ppo import Routine, ppo
@@ -134,18 +134,13 @@ def record_cart_pole() -> Iterator[pd.DataFrame]:
     yield tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
 
 
-def on_gymnasium(name: str) -> Callable:
-    """Give what `practice.run` makes a gymnasium environment with."""
-    return gymnasium_worlds(lambda seed: gymnasium.make(name, disable_env_checker=True), name)
-
-
 HOPPER_SEEDS, HOPPER_STEPS, ROLLOUT = range(5), 50 * 2048, 2048
 
 
 def record_hopper() -> Iterator[pd.DataFrame]:
     """PPO on Hopper with the settings that stable-baselines3 has by default."""
     agent = ppo(11, gaussian(3), (64, 64), "tanh")
-    frame = practice.run(on_gymnasium("Hopper-v5"), agent, {"ppo": Arm()}, HOPPER_SEEDS,
+    frame = practice.run(named("Hopper-v5"), agent, {"ppo": Arm()}, HOPPER_SEEDS,
                          HOPPER_STEPS // ROLLOUT, 2, routine=Routine(1, ROLLOUT, 10, 32),
                          folder=CHECKPOINTS, name="hopper")
     yield tidy(frame, "Hopper-v5", "defaults", ["return"])

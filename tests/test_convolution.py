@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from reference_convolution import Textbook
+from reference_torch import driven
 from test_learners import double, one_line
 
 from dyndl_lite import bench, drivers, ensemble
@@ -185,11 +186,8 @@ def test_one_by_one_is_the_eager_loop(monkeypatch):
     seeds = torch.tensor([0, 1])
     X, Y = stream.examples(seeds, 0, 6)
     settings = ensemble.grid(learner, **BUSY, step_size=[0.01, 0.03])
-    results = []
-    for kind in ("eager", "one_by_one"):
-        nets, hypers = ensemble.start(learner, settings, seeds)
-        results.append(drivers.make(kind, ensemble.batched(learner.step))(nets, hypers, X, Y))
-    (nets, scores), (others, other_scores) = results
+    (nets, scores), (others, other_scores) = (
+        driven(kind, learner, settings, seeds, X, Y) for kind in ("eager", "one_by_one"))
     torch.testing.assert_close(scores, other_scores)
     for (W, _), (V, _) in zip(nets["params"], others["params"]):
         torch.testing.assert_close(W, V, rtol=1e-4, atol=1e-5)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from reference_torch import Copied
 from test_convolution import LINEAR, SEED, TINY, live, minibatches
 from test_learners import double, one_line
-from torch import nn
 from torch.nn import functional as F
 
 from dyndl_lite import convolution, ensemble
@@ -21,14 +21,8 @@ from dyndl_lite.renewal import renewed
 from dyndl_lite.resets import resetting
 
 
-class Torch(nn.Module):
+class Torch(Copied):
     """The networks of two kinds in torch's own layers, on whole minibatches."""
-
-    def __init__(self, kind, params):
-        super().__init__()
-        self.kind = kind
-        self.W = nn.ParameterList(W.clone() for W, _ in params)
-        self.b = nn.ParameterList(b.clone() for _, b in params)
 
     def forward(self, h):
         for W, b in list(zip(self.W, self.b))[:-1]:

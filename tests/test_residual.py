@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from reference_torch import driven
 from test_image_files import archive
 from test_learners import double, one_line
 from torch import nn
@@ -325,11 +326,8 @@ def test_one_by_one_is_the_eager_loop(monkeypatch):
     seeds = torch.tensor([0, 1])
     X, Y = STREAM.examples(seeds, 0, 10)  # into the second increment
     settings = ensemble.grid(learner, **BUSY, from_scratch=[0.0, 1.0])
-    results = []
-    for kind in ("eager", "one_by_one"):
-        nets, hypers = ensemble.start(learner, settings, seeds)
-        results.append(drivers.make(kind, ensemble.batched(learner.step))(nets, hypers, X, Y))
-    (nets, scores), (others, other_scores) = results
+    (nets, scores), (others, other_scores) = (
+        driven(kind, learner, settings, seeds, X, Y) for kind in ("eager", "one_by_one"))
     torch.testing.assert_close(scores, other_scores)
     for a, b in zip(tree_leaves(nets["params"]), tree_leaves(others["params"]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

@@ -47,6 +47,11 @@ def gymnasium_worlds(make: Callable, mark: str) -> Callable:
     return made
 
 
+def named(name: str) -> Callable:
+    """Give the same for one of gymnasium's environments."""
+    return gymnasium_worlds(lambda seed: gymnasium.make(name, disable_env_checker=True), name)
+
+
 def choosing(agent: ActorCritic) -> Callable:
     """Give the choice of all agents in all their environments, for `drivers`."""
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyndl_lite.bench import row
-from dyndl_lite.rl import lives, practice
-from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds
+from dyndl_lite import bench
+from dyndl_lite.rl import lives, practice, slippery_ant
+from dyndl_lite.rl.gymnasium_worlds import named
 from dyndl_lite.rl.policies import categorical, gaussian
 from dyndl_lite.rl.ppo import Routine, ppo
 from dyndl_lite.rl.streaming import stream_q
@@ -125,7 +125,7 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
         ours.live(steps), plain.live(plain_steps)  # compile, and warm up
         pairs = [(runs * steps / _seconds(ours.live, steps),
                   plain_steps / _seconds(plain.live, plain_steps)) for _ in range(rounds)]
-        rows.append(row("CartPole, 2 layers of 32", "stream_q", runs, pairs))
+        rows.append(bench.row("CartPole, 2 layers of 32", "stream_q", runs, pairs))
     torch.set_num_threads(threads)
     return rows
 
@@ -144,16 +144,13 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    def hopper(seed: int):
-        return gymnasium.make("Hopper-v5", disable_env_checker=True)
-
     works = [("CartPole-v1", 10, torch_worlds(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
               Routine(8, 128, 10, 16)),
-             ("Hopper-v5", 5, gymnasium_worlds(hopper, "Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
+             ("Hopper-v5", 5, named("Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
               Routine(1, 2_048, 10, 32))]
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
-    for env, runs, place, agent, routine in works[:1 if quick or not _mujoco() else 2]:
+    for env, runs, place, agent, routine in works[:1 if quick or slippery_ant.missing() else 2]:
         if quick:
             routine = Routine(2, 16, 2, 2)
         iterations = 1 if quick else 1_000  # so many are worth compiling
@@ -166,13 +163,9 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
         pairs = [(runs * each / _seconds(ours.advance),
                   each / _seconds(theirs.learn, each, reset_num_timesteps=False))
                  for _ in range(rounds)]
-        rows.append(row(f"{env} (theirs: stable-baselines3)", "ppo", runs, pairs))
+        rows.append(bench.row(f"{env} (theirs: stable-baselines3)", "ppo", runs, pairs))
     torch.set_num_threads(threads)
     return rows
-
-
-def _mujoco() -> bool:
-    return importlib.util.find_spec("mujoco") is not None
 
 
 def _seconds(work: Callable, *arguments, **named) -> float:
