@@ -13,11 +13,15 @@ import pandas as pd
 import recording
 from record_image_classes import COLUMNS, HERE, TABLE
 
-from dyndl_lite import drivers, ensemble
-from dyndl_lite.fractals import Fractals
-from dyndl_lite.image_tasks import GrowingClasses
-from dyndl_lite.incremental import held_back_accuracy, incremental, residual_continual_backprop
-from dyndl_lite.residual import Layout
+from dyndl_lite.algorithms.incremental import (
+    held_back_accuracy,
+    incremental,
+    residual_continual_backprop,
+)
+from dyndl_lite.experiment import drivers, ensemble
+from dyndl_lite.models.resnet import Layout
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import GrowingClasses
 
 PROBLEM, RUNS = "fractals_added", 5
 STREAM = GrowingClasses(Fractals(12, images=90, lighter=0.5, noise=0.05), train=30, held_back=60,

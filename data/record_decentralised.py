@@ -15,12 +15,14 @@ import pandas as pd
 from torch import Tensor
 from torch.func import vmap
 
-from dyndl_lite import compare, datasets, diagnostics, ensemble, provenance
-from dyndl_lite.backprop import cross_entropy, squared_error
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.decentralised import LEVELS, decentralised, switched_on
-from dyndl_lite.network import forward
-from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.dynamic.decentralised import decentralised, LEVELS, switched_on
+from dyndl_lite.experiment import compare, diagnostics, ensemble, provenance
+from dyndl_lite.learning import cross_entropy, squared_error
+from dyndl_lite.models.mlp import forward
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/decentralised.csv"

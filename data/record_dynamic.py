@@ -19,14 +19,16 @@ import pandas as pd
 import recording
 from recording import best, values_of, warn_of_an_edge
 
-from dyndl_lite import compare, datasets, provenance, recurring
-from dyndl_lite.backprop import Learner, adam, backprop, cross_entropy, squared_error
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.dynamic import dynamic
-from dyndl_lite.recurring import RecurringContexts, ReturningImages
-from dyndl_lite.remedies import l2, perturbed
-from dyndl_lite.step_sizes import autostep, centred, lms, per_unit, steady
-from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.regularisers import l2, perturbed
+from dyndl_lite.algorithms.step_sizes import autostep, centred, lms, per_unit, steady
+from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.experiment import compare, provenance
+from dyndl_lite.learning import adam, backprop, cross_entropy, Learner, squared_error
+from dyndl_lite.problems import datasets, recurring
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/dynamic.csv"

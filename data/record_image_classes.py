@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import recording
 
-from dyndl_lite import ensemble
-from dyndl_lite.channels import conv_continual_backprop
-from dyndl_lite.convolution import Layout, conv_backprop, held_back_accuracy
-from dyndl_lite.fractals import Fractals
-from dyndl_lite.image_tasks import ClassPairs
-from dyndl_lite.renewal import renewed
+from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import ClassPairs
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/image_classes.csv"

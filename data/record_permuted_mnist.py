@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from dyndl_lite import datasets, diagnostics, ensemble, provenance
-from dyndl_lite.backprop import backprop, cross_entropy
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.streams import PermutedImages
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.experiment import diagnostics, ensemble, provenance
+from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems.images import PermutedImages
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/permuted_mnist.csv"

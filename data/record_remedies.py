@@ -22,9 +22,11 @@ from record_image_classes import problem as class_pairs
 from recording import best, values_of, warn_of_an_edge
 from swept_remedies import CHANGES, IMAGE_REMEDIES, REMEDIES
 
-from dyndl_lite import compare, datasets, provenance
-from dyndl_lite.backprop import cross_entropy, squared_error
-from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+from dyndl_lite.experiment import compare, provenance
+from dyndl_lite.learning import cross_entropy, squared_error
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/remedies.csv"

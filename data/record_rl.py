@@ -16,17 +16,17 @@ import pandas as pd
 import recording
 import torch
 
-from dyndl_lite import provenance
-from dyndl_lite.backprop import adam
-from dyndl_lite.remedies import decayed
-from dyndl_lite.rl import practice, renewal, slippery_ant
-from dyndl_lite.rl.gymnasium_worlds import gymnasium_worlds, named
+from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.experiment import provenance
+from dyndl_lite.learning import adam
+from dyndl_lite.rl import renewal, slippery_ant, train
+from dyndl_lite.rl.environments import cart_pole
+from dyndl_lite.rl.gymnasium_adapters import gymnasium_worlds, named
 from dyndl_lite.rl.navigation import navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import Routine, ppo
-from dyndl_lite.rl.practice import Arm
-from dyndl_lite.rl.torch_worlds import torch_worlds
-from dyndl_lite.rl.worlds import cart_pole
+from dyndl_lite.rl.ppo import ppo, Routine
+from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.train import Arm
 
 HERE = Path(__file__).resolve().parent
 TABLE, CHECKPOINTS = HERE / "results/rl.csv", HERE.parent / "build/record/rl"
@@ -86,7 +86,7 @@ def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd
     kind, arms = of_navigation(part)
     arms = {"|".join(key): arm for key, arm in arms.items() if chosen(key)}
     agent = ppo(16, gaussian(2, 0.5), (32, 32), optimiser=decayed(adam), renewal=kind)
-    frame = practice.run(torch_worlds(navigation, new_code), agent, arms, seeds,
+    frame = train.run(torch_worlds(navigation, new_code), agent, arms, seeds,
                          TASKS * ITERATIONS, 5, ITERATIONS, folder=CHECKPOINTS,
                          name=f"navigation_{part}_{seeds.start}_{seeds.stop}_{len(arms)}")
     each = Routine().envs * Routine().steps
@@ -121,7 +121,7 @@ def record_navigation(part: str) -> Iterator[pd.DataFrame]:
 # control and robots -------------------------------------------------------------------------------
 
 def tidy(frame: pd.DataFrame, env: str, setting: str, metrics: list[str]) -> pd.DataFrame:
-    """Bring a frame of `practice.run` into the columns of the table."""
+    """Bring a frame of `train.run` into the columns of the table."""
     long = frame.melt(["learner", "seed", "step"], metrics, "metric")
     return long.assign(env=env, setting=setting)[COLUMNS]
 
@@ -129,7 +129,7 @@ def tidy(frame: pd.DataFrame, env: str, setting: str, metrics: list[str]) -> pd.
 def record_cart_pole() -> Iterator[pd.DataFrame]:
     """Let PPO solve CartPole in torch (gymnasium's, number for number)."""
     agent, routine = ppo(4, categorical(2), (64, 64), "tanh"), Routine(8, 128, 10, 16)
-    frame = practice.run(torch_worlds(cart_pole), agent, {"ppo": Arm({"step_size": 1e-3})}, FEW, 200, 10,
+    frame = train.run(torch_worlds(cart_pole), agent, {"ppo": Arm({"step_size": 1e-3})}, FEW, 200, 10,
                          routine=routine, folder=CHECKPOINTS, name="cart_pole")
     yield tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
 
@@ -140,7 +140,7 @@ HOPPER_SEEDS, HOPPER_STEPS, ROLLOUT = range(5), 50 * 2048, 2048
 def record_hopper() -> Iterator[pd.DataFrame]:
     """PPO on Hopper with the settings that stable-baselines3 has by default."""
     agent = ppo(11, gaussian(3), (64, 64), "tanh")
-    frame = practice.run(named("Hopper-v5"), agent, {"ppo": Arm()}, HOPPER_SEEDS,
+    frame = train.run(named("Hopper-v5"), agent, {"ppo": Arm()}, HOPPER_SEEDS,
                          HOPPER_STEPS // ROLLOUT, 2, routine=Routine(1, ROLLOUT, 10, 32),
                          folder=CHECKPOINTS, name="hopper")
     yield tidy(frame, "Hopper-v5", "defaults", ["return"])
@@ -195,7 +195,7 @@ def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
     name = f"slippery_ant_{PERIOD}" if slippery else "ant"
     place = gymnasium_worlds(lambda seed: slippery_ant.ant(seed, period), name)
     for iterations in ANT_ITERATIONS:
-        frame = practice.run(place, agent, arms, ANT_SEEDS, iterations, 4, ANT_ITERATIONS[-1],
+        frame = train.run(place, agent, arms, ANT_SEEDS, iterations, 4, ANT_ITERATIONS[-1],
                              Routine(1, ROLLOUT, 10, 16), CHECKPOINTS, name)
         yield tidy(frame, "SlipperyAnt-v5" if slippery else "Ant-v5", "published",
                    ["return", *INSIDE])

@@ -21,10 +21,10 @@ import recording
 import torch
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import provenance
-from dyndl_lite.rl import gym_lives, kit, life, lives, worlds
+from dyndl_lite.experiment import provenance
+from dyndl_lite.rl import environments, gym_lives, life, lives, stream_x
 from dyndl_lite.rl.actor_critic import stream_ac
-from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
+from dyndl_lite.rl.dqn import dqn, ppo_of_one
 from dyndl_lite.rl.dynamic_q import dynamic_q
 from dyndl_lite.rl.streaming import stream_q
 
@@ -40,9 +40,9 @@ PERIOD = 40_000  # steps between two changes
 
 def variants(name: str, **more) -> dict[str, dict]:
     """Give the kit, nothing of it, and the kit without each of its parts."""
-    return {f"stream {name}": {}, f"classic {name}": {**kit.CLASSIC, "step_size": STEPS},
+    return {f"stream {name}": {}, f"classic {name}": {**stream_x.CLASSIC, "step_size": STEPS},
             **{f"stream {name} without {part}": values
-               for part, values in (kit.ABLATIONS | more).items()}}
+               for part, values in (stream_x.ABLATIONS | more).items()}}
 
 
 def renewed(name: str) -> dict[str, dict]:
@@ -55,13 +55,13 @@ def renewed(name: str) -> dict[str, dict]:
 
 def recoded(seed, t):
     """Another code of the observations in every period."""
-    return {"code": worlds.signed_permutation(seed, t // PERIOD, 4)}
+    return {"code": environments.signed_permutation(seed, t // PERIOD, 4)}
 
 
 def slippery(seed, t):
     """Other physics in every period."""
     ranges = {"force": (0.3, 3.0), "length": (0.5, 2.0), "gravity": (0.5, 2.0)}
-    return {"physics": worlds.slipped(seed, t // PERIOD, worlds.cart_pole.physics, ranges)}
+    return {"physics": environments.slipped(seed, t // PERIOD, environments.cart_pole.physics, ranges)}
 
 
 class Part(NamedTuple):
@@ -70,7 +70,7 @@ class Part(NamedTuple):
     make: Callable  # observations, actions, real numbers -> Agent
     variants: dict[str, dict]
     steps: int
-    world: worlds.World | None = None  # None: gymnasium's own simulator, by the part's name
+    world: environments.World | None = None  # None: gymnasium's own simulator, by the part's name
     changes: Callable = life.never
     more: bool = True  # whether the best settings go on to all seeds
 
@@ -123,46 +123,46 @@ _DYNAMIC = {"dynamic Q": {}, "dynamic Q, no forgetting": {"forgetting": 0.0},
                 "levelling": {"levelling": 0.0}, "imprinting": {"imprint": 0.0, "noise": 1.0},
                 "scaled observations": {"normalise": 0.0},
                 "scaled rewards": {"scale_rewards": 0.0}}.items()}}
-_SHORT = {"stream Q": {}, "classic Q": {**kit.CLASSIC, "step_size": STEPS[2:7]}}
+_SHORT = {"stream Q": {}, "classic Q": {**stream_x.CLASSIC, "step_size": STEPS[2:7]}}
 PARTS = {
-    "CartPole-v1/q": Part(q, _Q, 100_000, worlds.cart_pole),
-    "CartPole-v1/ac": Part(ac, _AC, 50_000, worlds.cart_pole, more=False),
-    "CartPole-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, worlds.cart_pole),
-    "Acrobot-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, worlds.acrobot),
-    "Acrobot-v1/q": Part(q, _Q, 100_000, worlds.acrobot),
-    "Acrobot-v1/ac": Part(ac, _AC, 100_000, worlds.acrobot, more=False),
-    "Pendulum-v1/ac": Part(ac, {"stream AC": {}, "classic AC": {**kit.CLASSIC, "step_size": STEPS}},
-                           100_000, worlds.pendulum, more=False),
+    "CartPole-v1/q": Part(q, _Q, 100_000, environments.cart_pole),
+    "CartPole-v1/ac": Part(ac, _AC, 50_000, environments.cart_pole, more=False),
+    "CartPole-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, environments.cart_pole),
+    "Acrobot-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, environments.acrobot),
+    "Acrobot-v1/q": Part(q, _Q, 100_000, environments.acrobot),
+    "Acrobot-v1/ac": Part(ac, _AC, 100_000, environments.acrobot, more=False),
+    "Pendulum-v1/ac": Part(ac, {"stream AC": {}, "classic AC": {**stream_x.CLASSIC, "step_size": STEPS}},
+                           100_000, environments.pendulum, more=False),
     "CartPole-v1/dqn": Part(
         lambda n, a, r: dqn(n, a), {"DQN": {"step_size": ADAM}, "DQN at batch and buffer 1": {
-            "step_size": ADAM, "buffer": 1}}, 100_000, worlds.cart_pole, more=False),
+            "step_size": ADAM, "buffer": 1}}, 100_000, environments.cart_pole, more=False),
     "CartPole-v1/ppo": Part(lambda n, a, r: ppo_of_one(n, a),
                             {"PPO at batch 1": {"step_size": [*ADAM, 3e-5]}}, 50_000,
-                            worlds.cart_pole, more=False),
+                            environments.cart_pole, more=False),
     "CartPole-v1, recoded/dynamic": Part(dynamic, {
         "dynamic Q": {}, "dynamic Q, no forgetting": {"forgetting": 0.0},
         "dynamic Q, fading statistics": {"horizon": _HORIZONS},
         "dynamic Q, no forgetting, fading statistics": {"forgetting": 0.0, "horizon": _HORIZONS}},
-        10 * PERIOD, worlds.cart_pole, recoded, False),
+        10 * PERIOD, environments.cart_pole, recoded, False),
     "CartPole-v1, recoded/fading": Part(q, {"stream Q, fading statistics": {"horizon": _HORIZONS}},
-                                        10 * PERIOD, worlds.cart_pole, recoded, False),
+                                        10 * PERIOD, environments.cart_pole, recoded, False),
     **{f"CartPole-v1, recoded/{name} afresh": Part(
         afresh(make), {f"{who}, new network": {}, f"{who}, fading statistics, new network": {
-            "horizon": 5_000.0}}, 10 * PERIOD, worlds.cart_pole, recoded, False)
+            "horizon": 5_000.0}}, 10 * PERIOD, environments.cart_pole, recoded, False)
        for name, make, who in [("q", q, "stream Q"), ("dynamic", dynamic, "dynamic Q")]},
     "CartPole-v1, recoded/q": Part(
         lambda n, a, r: stream_q(n, a, replacing=True), renewed("Q"), 10 * PERIOD,
-        worlds.cart_pole, recoded, False),
+        environments.cart_pole, recoded, False),
     "CartPole-v1, recoded/ac": Part(
         lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
-        worlds.cart_pole, recoded, False),
+        environments.cart_pole, recoded, False),
     "CartPole-v1, slippery/ac": Part(
         lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
-        worlds.cart_pole, slippery, False),
+        environments.cart_pole, slippery, False),
     "MinAtar/Breakout-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "MinAtar/Freeway-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "Hopper-v5/ac": Part(lambda n, a, r: stream_ac(n, a, (128, 128), reals=r), {
-        "stream AC": {}, "classic AC": {**kit.CLASSIC, "step_size": [1e-3, 1e-4, 1e-5]}}, 500_000),
+        "stream AC": {}, "classic AC": {**stream_x.CLASSIC, "step_size": [1e-3, 1e-4, 1e-5]}}, 500_000),
 }
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dyndl_lite import ensemble, provenance
-from dyndl_lite.backprop import Learner
+from dyndl_lite.experiment import ensemble, provenance
+from dyndl_lite.learning import Learner
 
 TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
 

@@ -5,17 +5,26 @@ from typing import NamedTuple
 
 from record_image_classes import problem as class_pairs
 
-from dyndl_lite import diagnostics, hidden_layers
-from dyndl_lite.backprop import adam, backprop, momentum
-from dyndl_lite.channels import conv_continual_backprop, conv_resetting
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.convolution import conv_backprop
-from dyndl_lite.hidden_layers import backprop_with
-from dyndl_lite.image_layers import conv_backprop_with, held_back_probe
-from dyndl_lite.remedies import (clipped, decayed, decayed_to_start, l2, l2_init, perturbed,
-                                 protected, upgd)
-from dyndl_lite.renewal import renewed
-from dyndl_lite.resets import heads_reset, resetting
+from dyndl_lite.algorithms import layers
+from dyndl_lite.algorithms.channels import conv_continual_backprop, conv_resetting
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.image_layers import conv_backprop_with, held_back_probe
+from dyndl_lite.algorithms.layers import backprop_with
+from dyndl_lite.algorithms.regularisers import (
+    clipped,
+    decayed,
+    decayed_to_start,
+    l2,
+    l2_init,
+    perturbed,
+    protected,
+    upgd,
+)
+from dyndl_lite.algorithms.resets import heads_reset, resetting
+from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite.experiment import diagnostics
+from dyndl_lite.learning import adam, backprop, momentum
+from dyndl_lite.models.cnn import conv_backprop
 
 # What is swept, for slowly-changing regression, permuted digits, and pairs of image classes.
 STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.015, 0.03, 0.06],
@@ -65,7 +74,7 @@ def with_larger_steps(**more) -> Callable:
 def of_kind(kind: str, **more) -> Remedy:
     """Give a remedy that changes the hidden layers."""
     return Remedy(lambda sizes, loss: backprop_with(kind, sizes, loss=loss),
-                  with_larger_steps(**more), lambda: hidden_layers.probe(kind))
+                  with_larger_steps(**more), lambda: layers.probe(kind))
 
 
 def descent(optimiser, sweep: Callable) -> Remedy:

@@ -1,158 +1,168 @@
-"""How a dynamic network learns: hunger goes back, and everybody's step has one bound.
+"""Backpropagation, one example at a time, with SGD, momentum or Adam.
 
-The errors of the outputs go back over real links and shadow links (`hungers`). Each listener then
-learns around the mean of what it hears, every weight by a step size of its own (`step_sizes`), and
-no further than its own bound and the bound that all share allow (`learn`).
+A learner is a pair of pure functions for **one** network: ``start(seed)`` makes it and
+``step(net, hyper, x, y)`` lets it see one example. `ensemble` makes them fast.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad
+from torch.utils._pytree import tree_map
 
-from dyndl_lite.step_sizes import prepare, shortened
-
-_LEAST_SPREAD = 0.1  # else a unit that is all but silent would be learned from without measure
-
-
-def heard_by(s: Tensor, weights: Tensor) -> Tensor:
-    """What listeners with these weights hear: their sources, and a 1 for the bias."""
-    return torch.cat([s[:weights.shape[1] - 1], torch.ones_like(s[:1])])
+from dyndl_lite.models import mlp
+from dyndl_lite.models.mlp import forward, initialise, Params
 
 
-def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: Tensor,
-            c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Carry errors and curvatures back over real links, and over the shadow links.
+class Learner(NamedTuple):
+    """One network's whole life, as two pure functions."""
 
-    Parameters
-    ----------
-    links, wants : tensors [listeners, units]
-        Real weights, and what the shadow weights add (`fringe.wanting`).
-    active : bool tensor [units]
-        Slope of the rectifier.
-    level : tensor [units]
-    delta, c : tensors [outputs]
-        Local errors and curvatures of the outputs.
+    start: Callable  # seed -> net: a dict of tensors, all that the learner remembers
+    step: Callable  # net, hyper, x, y -> net, score: one example, first predicted, then learned
+    settings: dict[str, float]  # what `hyper` holds, with default values
+    description: str  # says all that the two functions were built from
+    outputs: int  # length of what it predicts
+    check: Callable = lambda setting: None  # raises ValueError for a setting that cannot run
+
+
+class Optimiser(NamedTuple):
+    """What turns gradients into weight changes, and what it remembers of them."""
+
+    start: Callable  # params -> memory: a dict of lists shaped like params
+    # params, gradients, memory, hyper, inputs, curvatures -> params, memory. `inputs` are those
+    # of each layer, [x, hidden activities ...]; `curvatures()` gives `mlp.curvatures`.
+    update: Callable
+    settings: dict[str, float]
+    name: str
+
+
+def squared_error(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and score of a regression: both are the mean squared error of the prediction."""
+    if output.shape != y.shape:  # torch would broadcast in silence
+        raise ValueError(f"squared_error of {tuple(output.shape)} outputs and a target of shape "
+                         f"{tuple(y.shape)}")
+    loss = ((output - y) ** 2).mean()
+    return loss, loss
+
+
+def cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and score of a classification: -log softmax(output)[y], and 1.0 if y is on top."""
+    if y.is_floating_point() or y.ndim:
+        raise ValueError("cross_entropy needs one whole number, the label, as target")
+    chosen = torch.arange(output.shape[0], device=output.device) == y
+    loss = torch.logsumexp(output, 0) - torch.where(chosen, output, 0.0).sum()
+    return loss, (output.detach().argmax(0) == y).to(output.dtype)
+
+
+def _of_cross_entropy(output):
+    p = torch.softmax(output, 0)
+    return p * (1 - p)
+
+
+#: Second derivative of a loss with respect to each output.
+CURVATURE = {
+    squared_error: lambda output: torch.full_like(output, 2 / output.shape[0]),
+    cross_entropy: _of_cross_entropy,
+}
+
+
+def _sgd(params, gradients, memory, hyper, *_):
+    step_size = hyper["step_size"]
+    return tree_map(lambda w, g: w - step_size * g, params, gradients), memory
+
+
+def _momentum(params, gradients, memory, hyper, *_):
+    trace = tree_map(lambda v, g: hyper["momentum"] * v + g, memory["trace"], gradients)
+    params = tree_map(lambda w, v: w - hyper["step_size"] * v, params, trace)
+    return params, {"trace": trace}
+
+
+def _adam(params, gradients, memory, hyper, *_):
+    b1, b2 = hyper["beta_1"], hyper["beta_2"]
+    m = tree_map(lambda m, g: b1 * m + (1 - b1) * g, memory["m"], gradients)
+    v = tree_map(lambda v, g: b2 * v + (1 - b2) * g * g, memory["v"], gradients)
+    # The same averages of the constant 1 are Adam's bias corrections 1 - beta^t, kept for
+    # each weight: a weight that was reset counts its own steps.
+    m1 = tree_map(lambda c: b1 * c + (1 - b1), memory["m1"])
+    v1 = tree_map(lambda c: b2 * c + (1 - b2), memory["v1"])
+
+    def move(w, m, m1, v, v1):
+        return w - hyper["step_size"] * (m / m1) / (torch.sqrt(v / v1) + 1e-8)
+
+    return tree_map(move, params, m, m1, v, v1), {"m": m, "m1": m1, "v": v, "v1": v1}
+
+
+def _remember(*names: str) -> Callable:
+    """Memory of zeros: one list shaped like params for each name."""
+    return lambda params: {name: tree_map(torch.zeros_like, params) for name in names}
+
+
+#: Stochastic gradient descent: w <- w - step_size g.
+sgd = Optimiser(_remember(), _sgd, {"step_size": 0.01}, "sgd")
+#: Heavy-ball momentum: v <- momentum v + g; w <- w - step_size v.
+momentum = Optimiser(_remember("trace"), _momentum, {"step_size": 0.001, "momentum": 0.9},
+                     "momentum")
+#: Adam (Kingma and Ba 2015, Algorithm 1), epsilon 1e-8.
+adam = Optimiser(_remember("m", "m1", "v", "v1"), _adam,
+                 {"step_size": 0.001, "beta_1": 0.9, "beta_2": 0.999}, "adam")
+
+
+def gradient_step(net: dict, hyper: dict, x: Tensor, y: Tensor, activation: str, loss: Callable,
+                  optimiser: Optimiser) -> tuple[Params, dict, list[Tensor], Tensor]:
+    """Predict one example, then move every weight down the gradient of its loss.
 
     Returns
     -------
-    delta, c : tensors [outputs + units]
+    params, memory : the network and the optimiser's memory after the step
+    features : list of tensors [units], the hidden activities before the step
+    score : scalar tensor, of the prediction before the step
     """
-    outputs, none = delta.shape[0], torch.zeros_like(level)
-    delta, c = torch.cat([delta, none]), torch.cat([c, none])
-    for this in range(depth, 0, -1):
-        here = torch.cat([torch.zeros_like(delta[:outputs]), active & (level == this)]) > 0
-        told, bent = delta[:links.shape[0]], c[:links.shape[0]]
-        hunger = (links + wants).T @ told
-        curved = (links**2 + wants**2).T @ bent
-        delta = torch.where(here, torch.cat([delta[:outputs], hunger]), delta)
-        c = torch.where(here, torch.cat([c[:outputs], curved]), c)
-    return delta, c
+
+    def objective(params):
+        output, features = forward(params, x, activation)
+        value, score = loss(output, y)
+        return value, (output, features, score)
+
+    gradients, (output, features, score) = grad(objective, has_aux=True)(net["params"])
+    inputs = [x, *features]
+
+    def curvatures():  # a function, so that it costs nothing where nobody asks
+        return mlp.curvatures(net["params"], inputs, CURVATURE[loss](output), activation)
+
+    params, memory = optimiser.update(net["params"], gradients, net["memory"], hyper, inputs,
+                                      curvatures)
+    return params, memory, features, score
 
 
-def joint_pace(params: dict, pace: dict, s: Tensor, level: Tensor, depth: int) -> Tensor:
-    """Give how far each output's sum moves, for an error of 1, when all below it learn as well.
-
-    A listener moves its sum by its own pace, and unit j, of weight w, moves it by w^2 of its own:
-    it feels w of the error, and is heard with w.
-    """
-    active = (s[-level.shape[0]:] > 0).to(s.dtype)
-    moved = torch.zeros_like(level)
-    for this in range(1, depth + 1):
-        below = _links_squared(params["hidden"], moved) if depth > 1 else 0
-        moved = torch.where(level == this, active * (pace["hidden"] + below), moved)
-    return pace["output"] + _links_squared(params["output"], moved)
-
-
-def _links_squared(weights: Tensor, moved: Tensor) -> Tensor:
-    return weights[:, -1 - moved.shape[0]:-1]**2 @ moved
-
-
-def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: Tensor,
-          may: Tensor | None, depth: int, hyper: dict) -> tuple[dict, dict]:
-    """Let all learn around the mean of what they hear, each weight at its own step size.
-
-    The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and
-    b is the same net, but a change of w then leaves the mean answer alone, and the strongest of
-    all correlations between inputs, that with the bias, is gone.
-
-    No unit corrects more than a share of its own error, and all who are heard share one more bound:
-    together they correct no more than the whole. What they learned before they `forget` where the
-    loss is saturated, and then take their step; the mean answer stays.
+def backprop(sizes: tuple[int, ...], activation: str = "relu", loss: Callable = squared_error,
+             optimiser: Optimiser = sgd) -> Learner:
+    """Make a backprop learner; with no hidden layer it is the linear learner.
 
     Parameters
     ----------
-    params, memory : dicts
-        Of the hidden units and of the outputs.
-    s : tensor [sources]
-    units : dict
-        Of `growth`.
-    delta, c : tensors [outputs + units]
-        From `hungers`.
-    may : bool tensor [units, sources], optional
-        Whom each hidden unit hears; None: all of them hear the inputs.
-    depth : int
-    hyper : dict
+    sizes : tuple of int
+        Inputs, units of each hidden layer, outputs.
+    activation : str
+        relu, leaky_relu, elu, swish, tanh or sigmoid.
+    loss : function
+        `squared_error` or `cross_entropy`.
+    optimiser : Optimiser
+        `sgd`, `momentum`, `adam`, or one with learned step sizes (`step_sizes`).
+
+    Returns
+    -------
+    Learner
     """
-    outputs = params["output"].shape[0]
-    mean = hyper["centring"] * units["mean"]
-    level = levelled(units, hyper)
-    heard = {name: heard_by(level * (s - mean), w) for name, w in params.items()}
-    if may is not None:
-        heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
-    bent = c / hyper["bound"]
-    own = {"output": (delta[:outputs], heard["output"], bent[:outputs]),
-           "hidden": (delta[outputs:], heard["hidden"], bent[outputs:])}
-    dims = {name: (0, None if heard[name].ndim == 1 else 0, 0) for name in own}
-    plans = {name: vmap(prepare, in_dims=(0, *dims[name], None))(memory[name], *own[name], hyper)
-             for name in own}
-    pace = {name: plans[name][2] for name in own}
-    share = {name: pace[name] * own[name][2] for name in own}
-    whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
-    joint = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
-    forgetting = forget(delta, c, outputs, hyper)
-    params, memory = dict(params), dict(memory)
-    for name, (alpha, v, _) in plans.items():
-        shorter = 1 / torch.clamp(torch.maximum(share[name], joint[name] * whole), min=1)
-        memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
-            memory[name], alpha, v, shorter, *own[name])
-        bias, around = heard_by(torch.zeros_like(s), params[name]), mean[:change.shape[1] - 1]
-        forgotten = (shorter * forgetting[name])[:, None] * alpha * params[name] * (1 - bias)
-        turn = (change - forgotten) * heard_by(level, params[name])
-        params[name] = params[name] + turn - bias * (turn[:, :-1] @ around)[:, None]
-    return params, memory
 
+    def start(seed: Tensor) -> dict:
+        params = initialise(seed, sizes, activation)
+        return {"params": params, "memory": optimiser.start(params)}
 
-def levelled(units: dict, hyper: dict) -> Tensor:
-    """Give the factor [sources] of each source where weights are learned: louder units get less.
+    def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
+        params, memory, _, score = gradient_step(net, hyper, x, y, activation, loss, optimiser)
+        return {"params": params, "memory": memory}, score
 
-    With the power 1/2 a weight's change is in proportion to (s - mean) / spread: what counts is how
-    unusual the unit is, not how much it says. Inputs are taken as they are.
-    """
-    size = units["level"].shape[0]
-    spread = units["spread"][-size:] + _LEAST_SPREAD
-    factor = torch.exp(-hyper["levelling"] * torch.log(spread))  # a power, computed faster
-    return torch.cat([torch.ones_like(units["spread"][:-size]), factor])
-
-
-def forget(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Tensor]:
-    """Give how fast the weights of each listener shrink, in step sizes.
-
-    Where a loss is saturated, its slope tells little of how far there is to go: a softmax that is
-    sure of the wrong class has the error 1 whether it is a little too sure or much, and hardly any
-    curvature. What makes it so sure was learned for something else; it shrinks. An output forgets
-    where its error exceeds its curvature (with the squared error, where it is off by more than 1),
-    hidden units only under a loss that is truly saturated, its slope at most 1: a squared error
-    never is, and there they would forget what they know of a context that returns. (Narendra and
-    Annaswamy 1987 forget in proportion to the error itself, and so at every noise.)
-
-    Parameters
-    ----------
-    delta, c : tensors [outputs + units]
-    outputs : int
-    hyper : dict
-    """
-    error, curvature = delta[:outputs].abs(), c[:outputs]
-    saturated = torch.clamp(torch.clamp(error, max=1) - curvature, min=0).max()
-    taught = (delta[outputs:] != 0).to(delta.dtype)  # who hears nothing of it forgets nothing
-    return {"output": hyper["forgetting"] * torch.clamp(error - curvature, min=0),
-            "hidden": hyper["hidden_forgetting"] * saturated * taught}
+    description = f"backprop {sizes} {activation} {loss.__name__} {optimiser.name}"
+    return Learner(start, step, dict(optimiser.settings), description, sizes[-1])

@@ -29,10 +29,12 @@ seed = 0  # first seed
 # %%
 from pathlib import Path
 
-from dyndl_lite import compare, continual_backprop, draws, ensemble, plots, provenance
-from dyndl_lite.backprop import backprop
-from dyndl_lite.continual_backprop import continual_backprop as cbp
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms import continual_backprop
+from dyndl_lite.algorithms.continual_backprop import continual_backprop as cbp
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.learning import backprop
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
 seeds = range(seed, seed + runs)

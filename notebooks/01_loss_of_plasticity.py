@@ -35,10 +35,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dyndl_lite import claims, compare, ensemble, plots, provenance, streams
-from dyndl_lite import backprop as backprop_module
-from dyndl_lite.backprop import backprop
-from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite import learning as backprop_module
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.learning import backprop
+from dyndl_lite.problems import regression
 
 plots.style()
 seeds = range(seed, seed + runs)
@@ -59,8 +61,8 @@ checkpoints = Path(out) / "checkpoints"
 # only approximate what matters for the present slow bits, and must do so again after each flip.
 
 # %%
-stream = streams.SlowlyChangingRegression(released=released)
-plots.source(streams.SlowlyChangingRegression.target)
+stream = regression.SlowlyChangingRegression(released=released)
+plots.source(regression.SlowlyChangingRegression.target)
 
 # %%
 import torch

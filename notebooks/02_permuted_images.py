@@ -41,9 +41,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from dyndl_lite import claims, compare, datasets, ensemble, plots, provenance, streams
-from dyndl_lite.backprop import backprop, cross_entropy
-from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite import keyed_random
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems import images as image_problems
 
 plots.style()
 seeds = range(seed, seed + runs)
@@ -55,7 +59,7 @@ data = Path("../data/results")
 
 def problem(length):
     """The stream with `length` examples a task."""
-    return streams.PermutedImages(pictures, labels, length, f"permuted {images}")
+    return image_problems.PermutedImages(pictures, labels, length, f"permuted {images}")
 
 
 def sizes(width):
@@ -76,7 +80,7 @@ side = int(pictures.shape[1] ** 0.5)
 figure, axes = plt.subplots(4, 5, figsize=(5, 4.3))
 for row in range(4):
     pixels = (torch.arange(side**2) if row == 0 else
-              streams.draws.permutation(torch.tensor([seed]), side**2, streams.draws.PIXELS,
+              keyed_random.permutation(torch.tensor([seed]), side**2, keyed_random.PIXELS,
                                         row - 1)[0])
     for column in range(5):
         ax = axes[row, column]

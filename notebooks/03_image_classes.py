@@ -68,15 +68,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dyndl_lite import claims, compare, convolution, ensemble, plots, provenance, residual
-from dyndl_lite.channels import conv_continual_backprop
-from dyndl_lite.convolution import Layout, conv_backprop, held_back_accuracy
-from dyndl_lite.fractals import Fractals
-from dyndl_lite.image_files import Cifar100, ImageNet32
-from dyndl_lite.image_tasks import ClassPairs, GrowingClasses, HalfThenAll
-from dyndl_lite.incremental import held_back_accuracy as added_accuracy
-from dyndl_lite.incremental import incremental, residual_continual_backprop
-from dyndl_lite.renewal import renewed
+from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite.algorithms.incremental import held_back_accuracy as added_accuracy
+from dyndl_lite.algorithms.incremental import incremental, residual_continual_backprop
+from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.models import cnn, resnet
+from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import ClassPairs, GrowingClasses, HalfThenAll
+from dyndl_lite.problems.image_files import Cifar100, ImageNet32
 
 plots.style()
 plots.LABELS["test_accuracy"] = "test accuracy at the end of a task (share correct)"
@@ -119,7 +121,7 @@ plots.show(figure, "images", out=out, alt=(
 # are learned by gradient descent with momentum on minibatches.
 
 # %%
-plots.source(convolution.forward)
+plots.source(cnn.forward)
 
 # %% [markdown]
 # Continual backprop needs to know what a *unit* is. In a convolution it is a channel $c$: one
@@ -330,7 +332,7 @@ table.join(pd.DataFrame(gap, index=["minus from scratch", "low ", "high "]).T).r
 # where $N$ brings every channel to mean 0 and variance 1 over the minibatch, then scales and shifts it.
 
 # %%
-plots.source(residual.forward)
+plots.source(resnet.forward)
 
 # %% [markdown]
 # Continual backprop replaces the channels *within* a block, those that $w_1$ makes and $w_2$ alone
@@ -355,7 +357,7 @@ some = Fractals(added_side, images=added_train + added_held_back, lighter=0.5, n
 growing = GrowingClasses(some if images == "fractals" else collection, added_train,
                          added_held_back, added_minibatch, grown_epochs, new_classes,
                          tasks=grown, augmented=augmented)
-stages = residual.Layout(growing.outputs, tuple(added_channels), blocks)
+stages = resnet.Layout(growing.outputs, tuple(added_channels), blocks)
 learner = incremental(residual_continual_backprop(stages), growing)
 setting = {"step_size": added_step_size, "replacement_rate": 0.0, "maturity_threshold": maturity}
 added = ensemble.run(

@@ -37,14 +37,17 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dyndl_lite import claims, compare, datasets, diagnostics, ensemble, plots, provenance, streams
-from dyndl_lite.backprop import backprop, cross_entropy
-from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, diagnostics, ensemble, plots, provenance
+from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems.images import PermutedImages
 
 plots.style()
 seeds = range(seed, seed + runs)
 pictures, labels = datasets.digits() if images == "digits" else datasets.mnist()
-stream = streams.PermutedImages(pictures, labels, task_length, f"permuted {images}")
+stream = PermutedImages(pictures, labels, task_length, f"permuted {images}")
 sizes = (stream.inputs, *[units] * layers, stream.outputs)
 
 # %% [markdown]

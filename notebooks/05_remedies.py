@@ -16,7 +16,7 @@
 # the weights grow, and how many dimensions the hidden layer still uses.
 #
 # One figure is computed in front of you, the others are recorded (long runs, kept in
-# `data/results/remedies.csv`). Each says which it is.
+# `data/results/regularisers.csv`). Each says which it is.
 
 # %% tags=["parameters"]
 profile = "laptop"  # name of the profile these values come from
@@ -35,14 +35,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from dyndl_lite import claims, compare, ensemble, plots, provenance, remedies, resets
-from dyndl_lite import hidden_layers as layers
-from dyndl_lite.backprop import adam, backprop
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.hidden_layers import backprop_with
-from dyndl_lite.remedies import clipped, l2, l2_init, perturbed, protected, upgd
-from dyndl_lite.resets import heads_reset, resetting
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.algorithms import layers, regularisers, resets
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.layers import backprop_with
+from dyndl_lite.algorithms.regularisers import clipped, l2, l2_init, perturbed, protected, upgd
+from dyndl_lite.algorithms.resets import heads_reset, resetting
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.learning import adam, backprop
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
 stream = SlowlyChangingRegression()
@@ -65,7 +66,7 @@ sizes = (stream.inputs, units, stream.outputs)
 # Each is an optimiser or a wrapper around a learner, a few lines long:
 
 # %%
-plots.source(remedies.decayed, remedies.decayed_to_start)
+plots.source(regularisers.decayed, regularisers.decayed_to_start)
 
 # %% [markdown]
 # **At the units.** Start afresh what no longer works. Continual backprop does so by utility, one
@@ -121,7 +122,7 @@ learners = {
 }
 names = {who: name for who, (name, _) in learners.items()} | {"heads_kept": "heads not reset"}
 
-record = pd.read_csv("../data/results/remedies.csv")
+record = pd.read_csv("../data/results/regularisers.csv")
 
 
 def recorded(problem, size):

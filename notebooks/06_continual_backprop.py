@@ -37,10 +37,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dyndl_lite import claims, compare, ensemble, plots, provenance
-from dyndl_lite import continual_backprop as algorithm
-from dyndl_lite.continual_backprop import UTILITIES, continual_backprop
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.algorithms import continual_backprop as algorithm
+from dyndl_lite.algorithms.continual_backprop import continual_backprop, UTILITIES
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
 seeds = range(seed, seed + runs)

@@ -36,20 +36,20 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-
 from scipy import stats
 
-from dyndl_lite import claims, compare, plots, provenance
-from dyndl_lite.backprop import adam
-from dyndl_lite.remedies import decayed
-from dyndl_lite.rl import ppo as algorithm
+from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, plots, provenance
+from dyndl_lite.learning import adam
 from dyndl_lite.rl import navigation as world
-from dyndl_lite.rl import practice, renewal, slippery_ant
+from dyndl_lite.rl import ppo as algorithm
+from dyndl_lite.rl import renewal, slippery_ant, train
 from dyndl_lite.rl.navigation import navigation
 from dyndl_lite.rl.policies import gaussian
 from dyndl_lite.rl.ppo import ppo
-from dyndl_lite.rl.practice import Arm
-from dyndl_lite.rl.torch_worlds import torch_worlds
+from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.train import Arm
 
 plots.style()
 seeds = range(seed, seed + runs)
@@ -110,7 +110,7 @@ arms = {
     "fresh agent each task": Arm({**proper, "step_size": 0.01}, renewed="all"),
     "PPO, proper betas, no changes": Arm(proper, stationary=True),
 }
-frame = practice.run(torch_worlds(navigation, world.new_code), agent, arms, seeds,
+frame = train.run(torch_worlds(navigation, world.new_code), agent, arms, seeds,
                      iterations * tasks, iterations // 3, iterations, folder=checkpoints)
 lowest, highest = (world.expected_return(choose) for choose in (world.aimless, world.straight))
 frame["score"] = (frame["return"] - lowest) / (highest - lowest)

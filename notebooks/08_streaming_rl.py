@@ -37,9 +37,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dyndl_lite import claims, compare, plots, provenance
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, plots, provenance
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import dynamic_q, gym_lives, kit, life, lives, streaming, worlds
+from dyndl_lite.rl import dynamic_q, environments, gym_lives, life, lives, stream_x, streaming
 from dyndl_lite.rl.actor_critic import stream_ac
 from dyndl_lite.rl.streaming import stream_q, stream_td
 
@@ -47,7 +48,7 @@ plots.style()
 plots.LABELS |= {"return": "return (mean over the episodes of a bin)"}
 seeds = range(seed, seed + runs)
 checkpoints = Path(out) / "checkpoints"
-cart_pole = worlds.cart_pole
+cart_pole = environments.cart_pole
 
 # %% [markdown]
 # ## A world as a function
@@ -81,7 +82,7 @@ plots.source(streaming.td_error)
 # \rVert_1, \qquad w \leftarrow w + \frac{\alpha}{\max(M,1)}\,\delta\, z . $$
 
 # %%
-plots.source(kit.obgd)
+plots.source(stream_x.obgd)
 
 # %% [markdown]
 # **2. Sparse initial weights**: nine in ten are zero, so units interfere less. **3. Layer normalisation**
@@ -89,7 +90,7 @@ plots.source(kit.obgd)
 # divided by the running deviation of their discounted sum.
 
 # %%
-plots.source(kit.sparse_row, kit.forward, kit.perceive, kit.earn)
+plots.source(stream_x.sparse_row, stream_x.forward, stream_x.perceive, stream_x.earn)
 
 # %% [markdown]
 # With these, Watkins's Q($\lambda$) reads as in the textbook. An exploratory action cuts the traces,
@@ -110,8 +111,8 @@ plots.source(stream_q)
 
 # %%
 agent = stream_q(cart_pole.observations, cart_pole.actions)
-variants = {"stream Q": {}, "classic Q": {**kit.CLASSIC, "step_size": step_sizes},
-            **{f"without {part}": values for part, values in kit.ABLATIONS.items()},
+variants = {"stream Q": {}, "classic Q": {**stream_x.CLASSIC, "step_size": step_sizes},
+            **{f"without {part}": values for part, values in stream_x.ABLATIONS.items()},
             "without the cut": {"cut": 0.0}}
 results = lives.run(agent, cart_pole, variants, seeds, steps, steps // 10, probes=[life.probe()],
                     path=checkpoints / "cart_pole.pt")
@@ -190,12 +191,12 @@ last.round(3)
 # was to be predicted: 1 is no better than the mean.
 
 # %%
-predictor = stream_td(worlds.mackey_glass.observations)
-told = {"stream TD": {}, "classic TD": {**kit.CLASSIC, "step_size": step_sizes},
+predictor = stream_td(environments.mackey_glass.observations)
+told = {"stream TD": {}, "classic TD": {**stream_x.CLASSIC, "step_size": step_sizes},
         "stream TD without layer norm": {"layer_norm": 0.0},
         "stream TD without traces": {"trace_decay": 0.0}}
 told = {name: {"discount": 0.9, **values} for name, values in told.items()}
-all_lives = lives.Lives(predictor, worlds.mackey_glass, told, seeds, prediction_steps)
+all_lives = lives.Lives(predictor, environments.mackey_glass, told, seeds, prediction_steps)
 chunk = min(prediction_steps, 1000)
 reports = torch.cat([all_lives.live(chunk) for _ in range(prediction_steps // chunk)])
 reward, value = reports[..., 0].double().numpy(), reports[..., 3].double().numpy()
@@ -474,7 +475,7 @@ for name in ["CartPole-v1", "Hopper-v5", "MinAtar/Breakout-v1"]:
 # for Hopper, Freeway and two more changing worlds, which were not recorded.
 #
 # **Exercises.** (1) Set `trace_decay` to 0.95 and to 0.5. (2) Give the classic learner layer
-# normalisation and nothing else. (3) Let `lives.run` live in `worlds.mountain_car`, whose reward is far away; raise `limit`
+# normalisation and nothing else. (3) Let `lives.run` live in `environments.mountain_car`, whose reward is far away; raise `limit`
 # with `_replace`. (4) Write another change of the world for `changes`, for instance a sensor that dies.
 
 # %% tags=["provenance"]

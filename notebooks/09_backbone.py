@@ -45,17 +45,22 @@ from scipy import stats
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import backbone, claims, compare, datasets, ensemble, plots, provenance, streams
-from dyndl_lite.backprop import cross_entropy, squared_error
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.network import forward
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.cli import claims
+from dyndl_lite.dynamic import backbone
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.learning import cross_entropy, squared_error
+from dyndl_lite.models.mlp import forward
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
 seeds = range(seed, seed + runs)
 checkpoints = Path(out) / "checkpoints"
-regression = streams.SlowlyChangingRegression()
+regression = SlowlyChangingRegression()
 pictures, labels = datasets.digits() if images == "digits" else datasets.mnist()
-permuted = streams.PermutedImages(pictures, labels, task_length, f"permuted {images}")
+permuted = PermutedImages(pictures, labels, task_length, f"permuted {images}")
 
 # %% [markdown]
 # ## Networks with used and unused units

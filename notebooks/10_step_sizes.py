@@ -39,12 +39,23 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from dyndl_lite import claims, compare, ensemble, network, plots, provenance, step_sizes
-from dyndl_lite.backprop import backprop
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.step_sizes import autostep, idbd, linear, lms, meta_optimize, per_unit, swift
-from dyndl_lite.streams import SlowlyChangingRegression
-from dyndl_lite.tracking import FlippingSigns, RandomWalks
+from dyndl_lite.algorithms import step_sizes
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.step_sizes import (
+    autostep,
+    idbd,
+    linear,
+    lms,
+    meta_optimize,
+    per_unit,
+    swift,
+)
+from dyndl_lite.cli import claims
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.learning import backprop
+from dyndl_lite.models import mlp
+from dyndl_lite.problems.regression import SlowlyChangingRegression
+from dyndl_lite.problems.tracking import FlippingSigns, RandomWalks
 
 plots.style()
 seeds = range(seed, seed + runs)
@@ -296,7 +307,7 @@ everything(means)
 # has the initial step sizes: one that inherited a tiny step size would stay frozen.
 
 # %%
-plots.source(network.curvatures, step_sizes.adapt, per_unit)
+plots.source(mlp.curvatures, step_sizes.adapt, per_unit)
 
 # %% [markdown]
 # Slowly-changing regression with 20 hidden units, briefly: backprop and continual

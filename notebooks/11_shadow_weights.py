@@ -31,9 +31,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from dyndl_lite import claims, compare, ensemble, fringe, plots, provenance
-from dyndl_lite.dynamic import dynamic
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.cli import claims
+from dyndl_lite.dynamic import shadow
+from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
 
@@ -106,14 +108,14 @@ pd.DataFrame({"activity": {u: float(said[u]) for u in weights}, "hunger": hunger
 # as in the talk: E, for whom everybody but G may be the master, and D, for whom only B may.
 
 # %%
-plots.source(fringe.choose_master)
+plots.source(shadow.choose_master)
 
 # %%
 names = list(weights)
 masters, signs = {}, {}
 for unit, allowed in {"D": ["B"], "E": ["A", "B", "C"]}.items():
     may = torch.tensor([name in allowed for name in names])
-    master, sign = fringe.choose_master(torch.tensor([hunger[n] for n in names]), may)
+    master, sign = shadow.choose_master(torch.tensor([hunger[n] for n in names]), may)
     masters[unit], signs[unit] = names[int(master.nonzero())], float(sign)
     print(f"{unit}: master {masters[unit]}, whose hunger is {hunger[masters[unit]]:+.0f}; "
           f"shadow weight {signs[unit]:+.0f}")
@@ -136,7 +138,7 @@ for unit, allowed in {"D": ["B"], "E": ["A", "B", "C"]}.items():
 # $$ w \propto x - \bar x, \qquad b = -\,w \cdot \bar x . $$
 
 # %%
-plots.source(fringe.imprint)
+plots.source(shadow.imprint)
 
 # %%
 heard = ["A", "B", "input 1", "input 2", "input 3"]
@@ -145,7 +147,7 @@ usually = torch.tensor([1.0, 0.5, 0.5, 0.5, 0.5])  # what we take their means to
 imprinted = {}
 for unit, sources in {"D": ["A", "input 2"], "E": ["B", "input 3"]}.items():
     may = torch.tensor([name in sources for name in heard])
-    w, b = fringe.imprint(now, usually, may, 1.0)
+    w, b = shadow.imprint(now, usually, may, 1.0)
     imprinted[unit] = {name: float(v) for name, v, yes in zip(heard, w, may) if yes}
     imprinted[unit]["bias"] = float(b)
     activity = sum(v * float(said[name]) for name, v in imprinted[unit].items())
@@ -212,13 +214,13 @@ plots.show(figure, "seven_units", out=out, alt=(
 # shadow weight still lacks.
 
 # %%
-plots.source(fringe.wanting)
+plots.source(shadow.wanting)
 
 # %%
 real = torch.tensor([[0.0, 0.25, 0.5, 1.0, 1.5, -0.5]])
 wish = torch.ones_like(real)
-pd.DataFrame({"real weight": real[0], "the shadow adds": fringe.wanting(real, wish)[0],
-              "so hunger flows over": (real + fringe.wanting(real, wish))[0]}).T
+pd.DataFrame({"real weight": real[0], "the shadow adds": shadow.wanting(real, wish)[0],
+              "so hunger flows over": (real + shadow.wanting(real, wish))[0]}).T
 
 # %% [markdown]
 # In the talk the boundary is guarded by step sizes, too: the first step size of the weight with which

@@ -35,11 +35,13 @@ import pandas as pd
 import torch
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import claims, compare, drivers, ensemble, growth, learning, plots, provenance
-from dyndl_lite.backprop import backprop
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.dynamic import dynamic
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.cli import claims
+from dyndl_lite.dynamic import credit, population
+from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.experiment import compare, drivers, ensemble, plots, provenance
+from dyndl_lite.learning import backprop
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
 seeds = range(seed, seed + runs)
@@ -68,7 +70,7 @@ sizes = (stream.inputs, units, stream.outputs)
 # Step 2 and step 3 as they run:
 
 # %%
-plots.source(learning.hungers, learning.joint_pace, learning.learn, learning.levelled, learning.forget)
+plots.source(credit.hungers, credit.joint_pace, credit.learn, credit.levelled, credit.forget)
 
 # %% [markdown]
 # Four ideas in `learn` are ours, and simple. First, *around the mean*. A listener's sum
@@ -102,7 +104,7 @@ plots.source(learning.hungers, learning.joint_pace, learning.learn, learning.lev
 # Who is born, and where:
 
 # %%
-plots.source(growth.births)
+plots.source(population.births)
 
 # %% [markdown]
 # ## The film
@@ -126,7 +128,7 @@ for t in range(0, film_steps, frame_length):
     setting = {name: value[0] for name, value in hypers.items()}
     frames.append({"error": float(errors.mean()), "V": net["params"]["output"][0],
                    "W": net["params"]["hidden"], **net["units"],
-                   "utility": growth.utility(net["params"], net["units"], 1, setting)})
+                   "utility": population.utility(net["params"], net["units"], 1, setting)})
 
 # %%
 figure, (net_ax, error_ax) = plt.subplots(1, 2, figsize=(9, 4.5), width_ratios=(3, 2))
@@ -174,7 +176,7 @@ plots.film(figure, draw, len(frames), "growth", out=out, alt=(
     f"{min(f['error'] for f in frames):.5f} at its lowest, and ends at {frames[-1]['error']:.5f}."))
 
 # %% [markdown]
-# (If your viewer does not show the film: it is also in `data/figures/growth.gif`.)
+# (If your viewer does not show the film: it is also in `data/figures/population.gif`.)
 #
 # ## Against continual backprop, live
 #

@@ -39,12 +39,13 @@ import numpy as np
 import pandas as pd
 from torch.func import vmap
 
-from dyndl_lite import claims, compare, diagnostics, ensemble, plots, provenance
-from dyndl_lite import decentralised as algorithm
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.decentralised import LEVELS, decentralised, switched_on
-from dyndl_lite.network import forward
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.cli import claims
+from dyndl_lite.dynamic import decentralised as algorithm
+from dyndl_lite.dynamic.decentralised import decentralised, LEVELS, switched_on
+from dyndl_lite.experiment import compare, diagnostics, ensemble, plots, provenance
+from dyndl_lite.models.mlp import forward
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
 seeds = range(seed, seed + runs)

@@ -53,11 +53,12 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from dyndl_lite import compare, datasets, ensemble, plots, provenance, recurring
-from dyndl_lite.backprop import backprop, cross_entropy
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.dynamic import dynamic
-from dyndl_lite.recurring import RecurringContexts, ReturningImages, remembered
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.problems import datasets, recurring
+from dyndl_lite.problems.recurring import RecurringContexts, remembered, ReturningImages
 
 plots.style()
 seeds = range(seed, seed + runs)

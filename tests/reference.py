@@ -23,11 +23,14 @@ def _scramble(h):
 
 def draw_bits(seed, *counters):
     """Hash (seed, counters) to 32 bits, in unsigned 64-bit integers."""
-    h = _scramble(np.uint64(seed % 2**32) ^ np.uint64(0x5BF03635))
-    for counter in counters:
-        step = (np.asarray(counter).astype(np.uint64) + np.uint64(1)) * np.uint64(0x1E3779B9)
-        h = _scramble((h + step) % np.uint64(2**32))
-    return h
+    a = _scramble(np.uint64(seed % 2**32) ^ np.uint64(0x5BF03635))
+    b = _scramble(np.uint64(seed % 2**32) ^ np.uint64(0x2C1B3C6D))
+    for number, counter in enumerate(counters):
+        step = np.asarray(counter).astype(np.uint64) + np.uint64(1)
+        a = _scramble((a + step * np.uint64(0x1E3779B9)) % np.uint64(2**32))
+        if number < len(counters) - 1:
+            b = _scramble((b ^ (step * np.uint64(0x165667B1))) % np.uint64(2**32))
+    return _scramble((a + b) % np.uint64(2**32))
 
 
 def draw_uniform(seed, *counters):

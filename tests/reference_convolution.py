@@ -1,7 +1,7 @@
 """A convolutional network and continual backprop in it, slowly: numpy, float64, plain loops."""
 
 import numpy as np
-from reference import REBIRTH, WEIGHTS, bound, draw_uniform
+from reference import bound, draw_uniform, REBIRTH, WEIGHTS
 
 
 class Textbook:

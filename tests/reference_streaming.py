@@ -6,11 +6,11 @@ import gymnasium
 import numpy as np
 import torch
 
-from dyndl_lite import draws
+from dyndl_lite import keyed_random as random
 
 
 def uniform(seed, *where):
-    return draws.uniform(torch.tensor(seed), *where).double().numpy()
+    return random.uniform(torch.tensor(seed), *where).double().numpy()
 
 
 class Net:
@@ -92,7 +92,7 @@ def live(who, life, hyper, seed, steps, limit):
 
     def place(t):
         env.reset()
-        env.state = -0.05 + 0.1 * uniform(seed, draws.START, t, torch.arange(4))
+        env.state = -0.05 + 0.1 * uniform(seed, random.START, t, torch.arange(4))
         return env.state.copy()
 
     def see(state):
@@ -104,13 +104,13 @@ def live(who, life, hyper, seed, steps, limit):
         if who == "q":
             q = critic.run(x)
             epsilon = max(1 - (1 - hyper["epsilon"]) * t / hyper["exploration"], hyper["epsilon"])
-            luck = uniform(seed, draws.EXPLORE, t, torch.arange(2))
+            luck = uniform(seed, random.EXPLORE, t, torch.arange(2))
             a = int(luck[1] * 2) if luck[0] < epsilon else int(q.argmax())
             explored = a != q.argmax()
         elif who == "ac":
             e = np.exp(actor.run(x))
             p = e / e.sum()
-            a = int(uniform(seed, draws.ACTION, t, torch.arange(2))[0] >= p[0])
+            a = int(uniform(seed, random.ACTION, t, torch.arange(2))[0] >= p[0])
         else:
             a = 0
         state, r, terminal, *_ = env.step(a)

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from dyndl_lite import drivers, ensemble
+from dyndl_lite.experiment import drivers, ensemble
 
 
 class Copied(nn.Module):

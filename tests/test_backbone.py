@@ -7,9 +7,11 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import backbone, ensemble, network
-from dyndl_lite.backprop import backprop, cross_entropy, squared_error
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.dynamic import backbone
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.learning import backprop, cross_entropy, squared_error
+from dyndl_lite.models import mlp
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SIZES = [(6, 5, 2), (6, 5, 4, 3), (6, 5, 4, 3, 2), (6, 2)]
 LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
@@ -19,7 +21,7 @@ def net(sizes, activation="relu", seed=3):
     """A network in float64 with biases, and the same in numpy."""
     rng = np.random.default_rng(seed)
     params = [(W.double(), torch.tensor(rng.normal(size=len(b)) / 3))
-              for W, b in network.initialise(torch.tensor(seed), sizes, activation)]
+              for W, b in mlp.initialise(torch.tensor(seed), sizes, activation)]
     return params, [W.numpy() for W, _ in params], [b.numpy() for _, b in params]
 
 
@@ -253,7 +255,7 @@ def test_pruning_unreachable_units_changes_no_output_at_all():
     means = [A.mean(0) for A in backbone.activities(params, X)[1:]]
     pruned = backbone.prune(params, masks, means)
     for x in X:
-        assert torch.equal(network.forward(params, x)[0], network.forward(pruned, x)[0])
+        assert torch.equal(mlp.forward(params, x)[0], mlp.forward(pruned, x)[0])
     assert not pruned[0][0][5].any() and not pruned[1][0][3].any() and not pruned[1][0][:, 5].any()
 
 
@@ -263,7 +265,7 @@ def test_pruning_the_last_layer_keeps_the_mean_of_every_output():
     means = [A.mean(0) for A in backbone.activities(params, X)[1:]]
     masks = [torch.ones(5, dtype=bool), torch.tensor([True, False, False, True])]
     pruned = backbone.prune(params, masks, means)
-    before, after = (torch.stack([network.forward(p, x)[0] for x in X]) for p in (params, pruned))
+    before, after = (torch.stack([mlp.forward(p, x)[0] for x in X]) for p in (params, pruned))
     assert (before - after).abs().max() > 0.01
     torch.testing.assert_close(before.mean(0), after.mean(0))
 

@@ -3,16 +3,17 @@
 import pytest
 import torch
 
-from dyndl_lite import bench, drivers
-from dyndl_lite.backprop import backprop
-from dyndl_lite.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.bench import supervised
+from dyndl_lite.experiment import drivers
+from dyndl_lite.learning import backprop
 
 
 def test_measure_gives_a_row_for_each_learner(monkeypatch):
-    monkeypatch.setattr(bench, "WORKS", [("tiny", bench.SCR, 2, [0.01, 0.001], 200, 100)])
+    monkeypatch.setattr(supervised, "WORKS", [("tiny", supervised.SCR, 2, [0.01, 0.001], 200, 100)])
     monkeypatch.setattr(drivers, "choose", lambda *_: "eager")
     threads = torch.get_num_threads()
-    rows = bench.measure(rounds=1, quick=True)
+    rows = supervised.measure(rounds=1, quick=True)
     assert [(r["work"], r["learner"], r["runs"]) for r in rows] == [
         ("tiny", "backprop", 4), ("tiny", "continual_backprop", 4)]
     for row in rows:
@@ -23,24 +24,24 @@ def test_measure_gives_a_row_for_each_learner(monkeypatch):
 
 
 def test_a_growing_network_is_timed_beside_its_own_step(monkeypatch):
-    monkeypatch.setattr(bench, "WORKS", [("grow", bench.GROWING[0], 2, [0.03], 50, 20)])
+    monkeypatch.setattr(supervised, "WORKS", [("grow", supervised.GROWING[0], 2, [0.03], 50, 20)])
     monkeypatch.setattr(drivers, "choose", lambda *_: "eager")
-    row, = bench.measure(rounds=1)
+    row, = supervised.measure(rounds=1)
     assert (row["learner"], row["runs"]) == ("dynamic", 2) and row["ratio"] > 0
 
 
 def test_the_median_round_counts(monkeypatch):
-    monkeypatch.setattr(bench, "WORKS", [("tiny", bench.SCR, 1, [0.01], 100, 10)])
+    monkeypatch.setattr(supervised, "WORKS", [("tiny", supervised.SCR, 1, [0.01], 100, 10)])
     seconds = iter([1.0, 2.0, 4.0] * 2)
-    monkeypatch.setattr(bench, "_ours", lambda *_: lambda: next(seconds))
-    monkeypatch.setattr(bench, "_plain", lambda *_: lambda: 0.5)
-    for row in bench.measure(rounds=3):
+    monkeypatch.setattr(supervised, "_ours", lambda *_: lambda: next(seconds))
+    monkeypatch.setattr(supervised, "_plain", lambda *_: lambda: 0.5)
+    for row in supervised.measure(rounds=3):
         assert (row["rate"], row["loop_rate"], row["ratio"]) == (50.0, 20.0, 2.5)
 
 
 def side_by_side(learner, plain, sizes, steps):
     """Let our learner and the plain loop start from one network; give both their errors."""
-    stream, seed = bench._stream(sizes), torch.tensor([5])
+    stream, seed = supervised._stream(sizes), torch.tensor([5])
     X, Y = stream.examples(seed, 0, steps)
     net = learner.start(seed[0])
     with torch.no_grad():
@@ -48,7 +49,7 @@ def side_by_side(learner, plain, sizes, steps):
             layer.weight.copy_(W)
             layer.bias.copy_(b)
     hyper = {k: torch.tensor(float(v)) for k, v in
-             {**learner.settings, "step_size": bench.STEP_SIZE}.items()}
+             {**learner.settings, "step_size": supervised.STEP_SIZE}.items()}
     ours, theirs = [], []
     for x, y in zip(X, Y):
         net, score = learner.step(net, hyper, x[0], y[0])
@@ -58,15 +59,15 @@ def side_by_side(learner, plain, sizes, steps):
 
 
 def test_the_plain_loop_makes_the_errors_of_our_backprop():
-    _, ours, theirs = side_by_side(backprop(bench.SCR), bench.PlainBackprop(bench.SCR),
-                                   bench.SCR, 100)
+    _, ours, theirs = side_by_side(backprop(supervised.SCR), supervised.PlainBackprop(supervised.SCR),
+                                   supervised.SCR, 100)
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
 def test_the_plain_loop_makes_the_errors_of_our_continual_backprop(monkeypatch):
     sizes = (20, 5, 4, 1)
-    monkeypatch.setattr(bench, "_stream", lambda _: bench.SlowlyChangingRegression())
-    plain = bench.PlainContinualBackprop(sizes)
+    monkeypatch.setattr(supervised, "_stream", lambda _: supervised.SlowlyChangingRegression())
+    plain = supervised.PlainContinualBackprop(sizes)
     net, ours, theirs = side_by_side(continual_backprop(sizes), plain, sizes, 150)
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     for units, u, f, due in zip(net["units"], plain.utility, plain.mean, plain.due):
@@ -77,12 +78,12 @@ def test_the_plain_loop_makes_the_errors_of_our_continual_backprop(monkeypatch):
 
 def test_the_plain_loop_really_replaces_units(monkeypatch):
     """With much to replace it takes the same units, and leaves them in the same state."""
-    monkeypatch.setattr(bench, "REPLACEMENT_RATE", 1 / 32)
-    monkeypatch.setattr(bench, "MATURITY", 20)
-    learner = continual_backprop(bench.SCR)
+    monkeypatch.setattr(supervised, "REPLACEMENT_RATE", 1 / 32)
+    monkeypatch.setattr(supervised, "MATURITY", 20)
+    learner = continual_backprop(supervised.SCR)
     learner.settings.update(replacement_rate=1 / 32, maturity_threshold=20)
-    plain = bench.PlainContinualBackprop(bench.SCR)
-    net, ours, theirs = side_by_side(learner, plain, bench.SCR, 27)  # one is due now
+    plain = supervised.PlainContinualBackprop(supervised.SCR)
+    net, ours, theirs = side_by_side(learner, plain, supervised.SCR, 27)  # one is due now
     age = net["units"][0]["age"]
     assert (age < 27).sum() == 1 and torch.equal(age, plain.age[0])
     k = int(age.argmin())

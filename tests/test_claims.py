@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from dyndl_lite import claims, companion
+from dyndl_lite.cli import claims, main
 from dyndl_lite.files import UserError
 
 
@@ -20,7 +20,7 @@ def root(tmp_path, monkeypatch):
     write(tmp_path, [claim("loss", [0.5, 0.8]), claim("dead", [8, None]),
                      claim("gap", [None, 0.1])])
     monkeypatch.setattr(claims, "DATA", tmp_path / "data")
-    monkeypatch.setattr(companion, "ROOT", tmp_path)
+    monkeypatch.setattr(main, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -79,20 +79,20 @@ def test_json_has_a_row_for_each_profile_and_recorded_runs_count(root, capsys):
     (root / "data" / "results").mkdir()
     (root / "data" / "results" / "claims.csv").write_text(
         "id,profile,value,source\nloss,paper,0.62,long run\n")
-    assert companion.main(["claims", "--json"]) == 0
+    assert main.main(["claims", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows[1] == {"id": "loss", "source": "Nature, Fig. 1", "notebook": "01_alpha",
                        "profile": "paper", "value": 0.62, "target": "0.5 .. 0.8",
                        "status": "reproduced"}
     assert [row["target"] for row in rows[2::2]] == [">= 8", "<= 0.1"]
     assert rows[0]["value"] is None and rows[0]["status"] == "not run"
-    assert companion.main(["claims"]) == 0
+    assert main.main(["claims"]) == 0
     assert "0.5 .. 0.8" in capsys.readouterr().out
 
 
 def test_a_failing_claim_exits_1_and_its_nan_is_valid_json(root, capsys):
     claims.record(root / "build" / "01_alpha", "loss", float("nan"), "laptop")
-    assert companion.main(["claims", "--json"]) == 1
+    assert main.main(["claims", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert rows[0]["value"] == "nan" and rows[0]["status"] == "not reproduced"
 
@@ -111,7 +111,7 @@ MALFORMED = {
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_file_exits_2_with_one_line(root, capsys, content):
     write(root, content)
-    assert companion.main(["claims"]) == 2
+    assert main.main(["claims"]) == 2
     error = capsys.readouterr().err
     assert "claims.json" in error and error.count("\n") == 1
 
@@ -120,7 +120,7 @@ def test_a_malformed_file_exits_2_with_one_line(root, capsys, content):
 def test_an_unreadable_file_exits_2(root, capsys, text):
     path = root / "data" / "claims.json"
     path.write_text(text) if text else path.unlink()
-    assert companion.main(["claims"]) == 2
+    assert main.main(["claims"]) == 2
     assert "cannot read" in capsys.readouterr().err
 
 
@@ -132,6 +132,6 @@ def test_malformed_values_exit_2(root, capsys, text, reason):
     path = root / "build" / "01_alpha" / "claims.csv"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert companion.main(["claims"]) == 2
+    assert main.main(["claims"]) == 2
     error = capsys.readouterr().err
     assert reason in error and str(path.name) in error and error.count("\n") == 1

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import dyndl_lite
-from dyndl_lite import companion, notebooks, pairing
+from dyndl_lite.cli import main, notebooks, sync
 from dyndl_lite.files import UserError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def root(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     for name in ["01_alpha", "02_beta"]:
         (tmp_path / "notebooks" / f"{name}.py").write_text(NOTEBOOK.replace("NAME", name))
-    monkeypatch.setattr(companion, "ROOT", tmp_path)
+    monkeypatch.setattr(main, "ROOT", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path
@@ -99,7 +99,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("words, reason", REFUSED.values(), ids=REFUSED)
 def test_bad_requests_exit_2_with_one_line_and_write_nothing(root, capsys, words, reason):
-    assert companion.main(["run", *words]) == 2
+    assert main.main(["run", *words]) == 2
     printed = capsys.readouterr()
     assert reason in printed.err and printed.err.count("\n") == 1 and printed.out == ""
     assert list((root / "work").iterdir()) == []
@@ -108,7 +108,7 @@ def test_bad_requests_exit_2_with_one_line_and_write_nothing(root, capsys, words
 def test_a_parameter_must_fit_every_notebook_chosen(root, capsys):
     edit(root, "rate = 0.5", "ratio = 0.5", "02_beta")
     edit(root, "rates, rate,", "rates, ratio,", "02_beta")
-    assert companion.main(["run", "all", "-p", "rate", "1"]) == 2
+    assert main.main(["run", "all", "-p", "rate", "1"]) == 2
     assert "02_beta, -p: no parameter 'rate'" in capsys.readouterr().err
     assert list((root / "work").iterdir()) == []
 
@@ -127,7 +127,7 @@ BROKEN = {
 @pytest.mark.parametrize("old, new, reason", BROKEN.values(), ids=BROKEN)
 def test_broken_notebooks_are_told_of_before_anything_runs(root, capsys, old, new, reason):
     edit(root, old, new)
-    assert companion.main(["run", "all", "--profile", "smoke"]) == 2
+    assert main.main(["run", "all", "--profile", "smoke"]) == 2
     printed = capsys.readouterr()
     assert reason in printed.err and "01_alpha" in printed.err and printed.err.count("\n") == 1
     assert list((root / "work").iterdir()) == []
@@ -153,7 +153,7 @@ def test_run_executes_with_the_profile_the_values_given_and_this_interpreter(
         '{"argv": ["/nowhere/python"], "display_name": "other", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(home))
     words = ["run", "1", "02_beta", "--profile", "smoke", "-p", "rates", "[1, 2]", "--jobs", "2"]
-    assert companion.main(words) == 0
+    assert main.main(words) == 0
     printed = capsys.readouterr()
     assert "01 | hello from smoke" in printed.out and printed.err == ""
     build = root / "work" / "build"
@@ -171,7 +171,7 @@ def test_run_executes_with_the_profile_the_values_given_and_this_interpreter(
 
 def test_a_failing_notebook_is_kept_and_told_of_in_one_line_while_others_run(root, capsys):
     edit(root, "fail = False", "fail = True")
-    assert companion.main(["run", "all"]) == 1
+    assert main.main(["run", "all"]) == 1
     printed = capsys.readouterr()
     build = root / "work" / "build"
     failed = build / "01_alpha.failed.ipynb"
@@ -185,7 +185,7 @@ def test_a_failing_notebook_is_kept_and_told_of_in_one_line_while_others_run(roo
 
 def test_an_output_folder_that_cannot_be_is_one_line(root, capsys):
     (root / "work" / "taken").write_text("a file")
-    assert companion.main(["run", "1", "--out", "taken"]) == 1
+    assert main.main(["run", "1", "--out", "taken"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("01_alpha: cannot write ") and error.count("\n") == 1
 
@@ -193,7 +193,7 @@ def test_an_output_folder_that_cannot_be_is_one_line(root, capsys):
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_ending_the_command_ends_its_children_and_leaves_nothing_half_written(root, end):
     program = ("import sys; from pathlib import Path; from dyndl_lite import companion; "
-               f"companion.ROOT = Path({str(root)!r}); sys.exit(companion.main())")
+               f"main.ROOT = Path({str(root)!r}); sys.exit(main.main())")
     command = subprocess.Popen(
         [sys.executable, "-c", program, "run", "1", "-p", "steps", "-1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -214,38 +214,38 @@ def test_ending_the_command_ends_its_children_and_leaves_nothing_half_written(ro
 def test_list_shows_parameters_profiles_and_times(root, capsys):
     (root / "data" / "timings.csv").write_text(
         "notebook,profile,seconds,machine\n01_alpha,laptop,61.7,two cores\n")
-    assert companion.main(["list", "1"]) == 0
+    assert main.main(["list", "1"]) == 0
     printed = capsys.readouterr().out
     assert "01_alpha, a small notebook" in printed and "02_beta" not in printed
     assert "smoke not measured, laptop 62 s, paper not measured" in printed
     (line,) = [line for line in printed.splitlines() if line.strip().startswith("rates")]
     for part in ["list of float", "[0.1]", "step sizes", "[paper: [0.1, 0.2, 0.3]]"]:
         assert part in line
-    assert companion.main(["list"]) == 0
+    assert main.main(["list"]) == 0
     assert "02_beta" in capsys.readouterr().out
 
 
 def test_pair_takes_an_executed_notebook_and_drops_what_tells_of_the_machine(root, capsys):
     source, paired = (root / "notebooks" / f"01_alpha.{end}" for end in ["py", "ipynb"])
-    assert companion.main(["pair", "1"]) == 2
+    assert main.main(["pair", "1"]) == 2
     assert "dyndl run 01" in capsys.readouterr().err and not paired.exists()
-    assert companion.main(["run", "1"]) == 0
-    assert companion.main(["pair", "1"]) == 0
-    assert pairing.in_sync(source, paired)
+    assert main.main(["run", "1"]) == 0
+    assert main.main(["pair", "1"]) == 0
+    assert sync.in_sync(source, paired)
     text = paired.read_text()
     assert str(root) not in text and "injected" not in text and "papermill" not in text
     assert "hello from laptop" in text
     counts = [c.execution_count for c in nbformat.read(paired, 4).cells if c.cell_type == "code"]
     assert counts == [1, 2, 3]
     edit(root, "hello from", "greetings from")
-    assert not pairing.in_sync(source, paired)
+    assert not sync.in_sync(source, paired)
     with pytest.raises(UserError, match="another version"):
-        pairing.pair(source, root / "work" / "build")
+        sync.pair(source, root / "work" / "build")
 
 
 def test_pair_refuses_a_run_at_other_values(root, capsys):
-    assert companion.main(["run", "1", "--profile", "smoke"]) == 0
-    assert companion.main(["pair", "1"]) == 2
+    assert main.main(["run", "1", "--profile", "smoke"]) == 0
+    assert main.main(["pair", "1"]) == 2
     assert "laptop values" in capsys.readouterr().err
 
 
@@ -258,9 +258,9 @@ def test_bench_prints_a_table_and_writes_json(root, capsys, monkeypatch):
                  "ratio": 5e3}]
 
     fake = SimpleNamespace(everything=everything)
-    monkeypatch.setitem(sys.modules, "dyndl_lite.bench", fake)
+    monkeypatch.setitem(sys.modules, "dyndl_lite.bench.supervised", fake)
     monkeypatch.setattr(dyndl_lite, "bench", fake, raising=False)
-    assert companion.main(["bench", "--rounds", "2", "--quick"]) == 0
+    assert main.main(["bench", "--rounds", "2", "--quick"]) == 0
     assert asked == [(2, True)]
     assert "10,000,000.0" in capsys.readouterr().out
     assert pd.read_json("build/bench.json").loc[0, "ratio"] == 5e3
@@ -269,15 +269,15 @@ def test_bench_prints_a_table_and_writes_json(root, capsys, monkeypatch):
 @pytest.mark.parametrize("words", [["run"], ["run", "1", "--jobs", "0"], ["fly"], []])
 def test_misused_commands_exit_2(root, words, capsys):
     with pytest.raises(SystemExit) as ended:
-        companion.main(words)
+        main.main(words)
     assert ended.value.code == 2 and "Traceback" not in capsys.readouterr().err
 
 
 def test_a_pair_does_without_progress_lines(capsys):
     from nbformat.v4 import new_output
 
-    from dyndl_lite.pairing import without_progress
-    from dyndl_lite.progress import LINE, Lines
+    from dyndl_lite.cli.sync import without_progress
+    from dyndl_lite.experiment.progress import LINE, Lines
 
     text = "backprop 10 %  7 s, about 61 s left\nbackprop ends at 1.2\n"
     output = without_progress(new_output("stream", text=text, name="stdout"))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dyndl_lite import compare, plots, provenance
+from dyndl_lite.experiment import compare, plots, provenance
 
 
 @pytest.fixture

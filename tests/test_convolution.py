@@ -7,15 +7,15 @@ from reference_convolution import Textbook
 from reference_torch import driven
 from test_learners import double, one_line
 
-from dyndl_lite import bench, drivers, ensemble
-from dyndl_lite.backprop import adam, momentum
-from dyndl_lite.channels import conv_continual_backprop
-from dyndl_lite.convolution import (Layout, conv_backprop, forward, held_back_accuracy,
-                                    initialise)
-from dyndl_lite.fractals import Fractals
-from dyndl_lite.image_tasks import ClassPairs
-from dyndl_lite.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
-from dyndl_lite.renewal import renewed
+from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite.bench import supervised
+from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
+from dyndl_lite.experiment import drivers, ensemble
+from dyndl_lite.learning import adam, momentum
+from dyndl_lite.models.cnn import conv_backprop, forward, held_back_accuracy, initialise, Layout
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import ClassPairs
 
 SEED = 3
 TINY = Layout(12, 2, (3, 4), (3, 2), (5,))  # the last convolution feeds its listeners from 2 x 2
@@ -216,7 +216,7 @@ def test_the_plain_loop_does_the_same_work(plain, learner, steps):
 
 
 def test_the_plain_loop_replaces_the_channels_that_ours_does(monkeypatch):
-    from dyndl_lite import plain_convolution as module
+    from dyndl_lite.bench import plain_convolution as module
 
     monkeypatch.setattr(module, "REPLACEMENT_RATE", 1 / 16)
     monkeypatch.setattr(module, "MATURITY", 5)
@@ -247,10 +247,10 @@ def test_the_plain_loop_replaces_the_channels_that_ours_does(monkeypatch):
 
 
 def test_the_bench_times_convolutions(monkeypatch):
-    monkeypatch.setattr(bench, "SMALL_IMAGES", TINY)
-    monkeypatch.setattr(bench, "WORKS", [("tiny", TINY, 2, [0.01], 5, 5)])
+    monkeypatch.setattr(supervised, "SMALL_IMAGES", TINY)
+    monkeypatch.setattr(supervised, "WORKS", [("tiny", TINY, 2, [0.01], 5, 5)])
     monkeypatch.setattr(drivers, "choose", lambda *_: "eager")
-    rows = bench.measure(rounds=1)
+    rows = supervised.measure(rounds=1)
     assert [(r["learner"], r["runs"]) for r in rows] == [("conv_backprop", 2),
                                                          ("conv_continual_backprop", 2)]
     assert all(row["rate"] > 0 and row["loop_rate"] > 0 for row in rows)

@@ -10,7 +10,7 @@ import pytest
 import sklearn.datasets
 import torch
 
-from dyndl_lite import datasets
+from dyndl_lite.problems import datasets
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(256, size=(20, 28, 28), dtype=np.uint8)

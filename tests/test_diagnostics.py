@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.func import vmap
 
-from dyndl_lite import diagnostics as look
-from dyndl_lite.backprop import backprop
-from dyndl_lite.network import forward, initialise
+from dyndl_lite.experiment import diagnostics as look
+from dyndl_lite.learning import backprop
+from dyndl_lite.models.mlp import forward, initialise
 
 RNG = np.random.default_rng(0)
 MATRICES = {

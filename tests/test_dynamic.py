@@ -10,10 +10,12 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dyndl_lite import backbone, draws, dynamic, ensemble, fringe, growth, learning
-from dyndl_lite.backprop import backprop, cross_entropy, squared_error
-from dyndl_lite.compare import stretch
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite import keyed_random as random
+from dyndl_lite.dynamic import backbone, credit, network, population, shadow
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.experiment.compare import stretch
+from dyndl_lite.learning import backprop, cross_entropy, squared_error
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 # torch's own, when it compiles.
 pytestmark = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
@@ -68,8 +70,8 @@ def torches(X, Y, precision=torch.float64):
 def exact_draws():
     """Draw in float64: draws are multiples of 2^-24, and only what is made of them would round."""
     with pytest.MonkeyPatch.context() as patch:
-        uniform = draws.uniform
-        patch.setattr(draws, "uniform", lambda *where: uniform(*where).double())
+        uniform = random.uniform
+        patch.setattr(random, "uniform", lambda *where: uniform(*where).double())
         yield
 
 
@@ -91,7 +93,7 @@ class Life:
         self.inputs, self.places, self.depth = 4, 6, depth
         self.count = 3 if loss == "cross_entropy" else 2
         sizes = self.inputs, self.places, self.count
-        self.learner = dynamic.dynamic(*sizes, LOSSES[loss], depth)
+        self.learner = network.dynamic(*sizes, LOSSES[loss], depth)
         self.setting = {**self.learner.settings, **BUSY, **other}
         self.X, self.Y = problem(steps, self.inputs, self.count, loss)
         with exact_draws():
@@ -126,7 +128,7 @@ class Life:
     def activities(self, nets):
         """Give s [steps, sources] that the nets answer to the examples with."""
         X = torch.tensor(self.X)
-        return vmap(lambda net, x: dynamic.run(net["params"], net["units"]["level"], x,
+        return vmap(lambda net, x: network.run(net["params"], net["units"]["level"], x,
                                                self.depth))(nets, X)
 
     def outputs(self, nets):
@@ -138,13 +140,13 @@ class Life:
         """Give what was known of the sources when each example had been seen, before births."""
         hyper = tensors(self.setting)
         nets = self.before()
-        return vmap(lambda units, s: growth.watch(units, s, hyper))(nets["units"],
+        return vmap(lambda units, s: population.watch(units, s, hyper))(nets["units"],
                                                                     self.activities(nets))
 
     def received(self, **rest):
         """Give the utility [steps, units] at each example."""
         hyper = tensors(self.setting)
-        return vmap(lambda params, units: growth.utility(params, units, self.depth, hyper, **rest))(
+        return vmap(lambda params, units: population.utility(params, units, self.depth, hyper, **rest))(
             self.before()["params"], self.watched())
 
 
@@ -372,7 +374,7 @@ def test_who_falls_serves_an_output_or_a_unit_of_the_backbone(deep):
 
 def test_at_its_birth_a_unit_would_be_active_and_is_silent_on_average():
     """An imprint without noise: the summed input is the length of what is unusual."""
-    learner = dynamic.dynamic(4, 3, 2)
+    learner = network.dynamic(4, 3, 2)
     X, Y = problem(100, 4, 2, "squared_error")
     setting = {**learner.settings, **BUSY, "noise": 0.0, "imprint": 0.7, "growth_rate": 0.05}
     nets, _ = live(learner, X, Y, setting)
@@ -387,7 +389,7 @@ def test_at_its_birth_a_unit_would_be_active_and_is_silent_on_average():
 
 def hidden_by_hand(outputs=2):
     """A net of depth 1 with 4 inputs and 5 units, with weights, without a past."""
-    learner = dynamic.dynamic(4, 5, outputs)
+    learner = network.dynamic(4, 5, outputs)
     net, rng = double(learner.start(torch.tensor(SEED))), torch.Generator().manual_seed(0)
     for name, w in net["params"].items():
         net["params"][name] = torch.randn(w.shape, generator=rng, dtype=torch.float64)
@@ -409,7 +411,7 @@ def test_a_unit_that_makes_way_leaves_its_mean_with_its_listeners():
     assert len(reborn) == 1
 
     def mean_output(net):
-        s = torch.stack([dynamic.run(net["params"], net["units"]["level"], x, 1) for x in X])
+        s = torch.stack([network.run(net["params"], net["units"]["level"], x, 1) for x in X])
         V = net["params"]["output"]
         return (s @ V[:, :-1].T + V[:, -1]).mean(0)
 
@@ -431,7 +433,7 @@ def test_what_makes_way_is_the_least_useful_mature_unit(life):
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_empty_places_influence_nothing(depth):
-    learner = dynamic.dynamic(4, 5, 2, depth=depth)
+    learner = network.dynamic(4, 5, 2, depth=depth)
     X, Y = torches(*problem(200, 4, 2, "squared_error"))
     hyper = tensors({**learner.settings, **BUSY})
     clean = double(learner.start(torch.tensor(SEED)))
@@ -457,7 +459,7 @@ def test_empty_places_influence_nothing(depth):
 
 def test_births_come_at_their_rates():
     """While there is room, growth_rate an example; then replacement_rate a mature unit."""
-    learner = dynamic.dynamic(3, 4, 1)
+    learner = network.dynamic(3, 4, 1)
     setting = {**learner.settings, **BUSY, "growth_rate": 0.1, "replacement_rate": 0.02,
                "maturity_threshold": 0, "hungry_births": 0.0}
     nets, _ = live(learner, *problem(400, 3, 1, "squared_error"), setting)
@@ -472,11 +474,11 @@ def test_births_come_at_their_rates():
 
 def changes_unheard(shadow):
     """Give the changes of incoming weights of active units to whom nobody listens yet."""
-    learner = dynamic.dynamic(4, 6, 2)
+    learner = network.dynamic(4, 6, 2)
     X, Y = problem(250, 4, 2, "squared_error")
     nets, _ = live(learner, X, Y, {**learner.settings, **BUSY, "shadow": shadow})
     before, after = (tree_map(lambda a: a[part], nets) for part in (slice(-1), slice(1, None)))
-    s = vmap(lambda net, x: dynamic.run(net["params"], net["units"]["level"], x, 1))(
+    s = vmap(lambda net, x: network.run(net["params"], net["units"]["level"], x, 1))(
         before, torch.tensor(X))[:, 4:]
     unheard = (before["params"]["output"][:, :, 4:-1] == 0).all(1) & (s > 0)
     stays = (before["units"]["level"] > 0) & (after["units"]["age"][:, 4:] > 0)
@@ -497,11 +499,11 @@ def test_with_a_shadow_weight_it_learns_before_it_is_heard():
 def test_the_shadow_fades_as_the_real_weight_grows():
     links = torch.tensor([[0.0, 0.25, 1.0, 3.0, -0.5, 0.0, -0.25, -2.0, 0.5]])
     shadow = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 0.0]])
-    wants = fringe.wanting(links, shadow)
+    wants = shadow.wanting(links, shadow)
     assert wants.tolist() == [[1.0, 0.75, 0.0, 0.0, 1.0, -1.0, -0.75, 0.0, 0.0]]
-    assert fringe.wanting(links, shadow, 0.5).tolist() == [
+    assert shadow.wanting(links, shadow, 0.5).tolist() == [
         [0.5, 0.25, 0.0, 0.0, 0.5, -0.5, -0.25, 0.0, 0.0]]
-    assert not fringe.wanting(links, shadow, 0.0).any()
+    assert not shadow.wanting(links, shadow, 0.0).any()
 
 
 # The talk's small example: output C hears B with weight -1; the target is 2 above its answer ------
@@ -509,10 +511,10 @@ def test_the_shadow_fades_as_the_real_weight_grows():
 def test_hungers_of_the_talk():
     links = torch.tensor([[-1.0, 0.0]])  # of C for B, and for the newborn E
     wants = torch.tensor([[0.0, 1.0]])
-    delta, c = learning.hungers(links, wants, torch.tensor([True, True]), torch.ones(2),
+    delta, c = credit.hungers(links, wants, torch.tensor([True, True]), torch.ones(2),
                                 torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [1.0, 1.0, 1.0]
-    delta, _ = learning.hungers(links, wants, torch.tensor([True, False]), torch.ones(2),
+    delta, _ = credit.hungers(links, wants, torch.tensor([True, False]), torch.ones(2),
                                 torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 0.0]
 
@@ -521,7 +523,7 @@ def test_hungers_reach_a_unit_below_its_master():
     """D serves B with a shadow weight of -1: it is told to be active, as B shall be less so."""
     links = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])  # of C, B and D for B and D
     wants = torch.tensor([[0.0, 0.0], [0.0, -1.0], [0.0, 0.0]])
-    delta, c = learning.hungers(links, wants, torch.tensor([True, True]), torch.tensor([2.0, 1.0]),
+    delta, c = credit.hungers(links, wants, torch.tensor([True, True]), torch.tensor([2.0, 1.0]),
                                 torch.tensor([2.0]), torch.tensor([0.5]), 2)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [0.5, 0.5, 0.5]
 
@@ -531,7 +533,7 @@ def test_where_the_loss_is_saturated_weights_are_forgotten():
     delta = torch.tensor([0.9, -0.2, 0.5, 0.0, -0.1])
     c = torch.tensor([0.09, 0.16, 1.0, 1.0, 1.0])
     hyper = tensors({"forgetting": 0.1, "hidden_forgetting": 0.5}, torch.float32)
-    forgetting = learning.forget(delta, c, 2, hyper)
+    forgetting = credit.forget(delta, c, 2, hyper)
     torch.testing.assert_close(forgetting["output"], torch.tensor([0.081, 0.004]))
     torch.testing.assert_close(forgetting["hidden"], torch.tensor([0.405, 0.0, 0.405]))
 
@@ -540,13 +542,13 @@ def test_where_the_loss_is_saturated_weights_are_forgotten():
 def test_with_a_squared_error_outputs_alone_forget_and_from_over_1(error, forgets):
     """Its slope is -2 error and its curvature 2: it is never saturated."""
     hyper = tensors({"forgetting": 0.1, "hidden_forgetting": 0.5}, torch.float32)
-    forgetting = learning.forget(torch.tensor([2 * error, 1.0]), torch.tensor([2.0, 1.0]), 1, hyper)
+    forgetting = credit.forget(torch.tensor([2 * error, 1.0]), torch.tensor([2.0, 1.0]), 1, hyper)
     assert (forgetting["output"] > 0) == forgets and forgetting["hidden"] == 0
 
 
 def test_units_are_levelled_and_inputs_are_not():
     units = {"spread": torch.tensor([0.5, 0.0, 0.3, 0.0]), "level": torch.ones(2)}
-    level = learning.levelled(units, tensors({"levelling": 0.5}, torch.float32))
+    level = credit.levelled(units, tensors({"levelling": 0.5}, torch.float32))
     torch.testing.assert_close(level, torch.tensor([1.0, 1.0, 0.4**-0.5, 0.1**-0.5]))
 
 
@@ -557,23 +559,23 @@ def test_units_are_levelled_and_inputs_are_not():
     ([0.0, -5.0, 0.0], [True, False, False], 0, 1.0),
 ])
 def test_the_hungriest_becomes_the_master(hunger, may, who, sign):
-    master, found = fringe.choose_master(torch.tensor(hunger), torch.tensor(may))
+    master, found = shadow.choose_master(torch.tensor(hunger), torch.tensor(may))
     assert master.nonzero().tolist() == [[who]] and found == sign
 
 
 def test_an_imprint_is_positive_to_what_is_active_and_negative_to_what_is_silent():
     x, mean = torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.full((4,), 0.5)
-    weights, bias = fringe.imprint(x, mean, torch.ones(4) > 0, 1.0)
+    weights, bias = shadow.imprint(x, mean, torch.ones(4) > 0, 1.0)
     torch.testing.assert_close(weights, torch.tensor([0.5, -0.5, 0.5, -0.5]))
     assert bias == 0 and weights @ x + bias > 0
-    weights, bias = fringe.imprint(x, mean, torch.tensor([True, True, False, False]), 2.0,
+    weights, bias = shadow.imprint(x, mean, torch.tensor([True, True, False, False]), 2.0,
                                    torch.full((4,), 0.25))
     torch.testing.assert_close(weights, torch.tensor([2**0.5 + 0.25, 0.25 - 2**0.5, 0.0, 0.0]))
     torch.testing.assert_close(bias, torch.tensor(-0.25))
 
 
 def test_what_is_unusual_counts_most():
-    weights, _ = fringe.imprint(torch.tensor([1.0, 1.0]), torch.tensor([0.9, 0.2]),
+    weights, _ = shadow.imprint(torch.tensor([1.0, 1.0]), torch.tensor([0.9, 0.2]),
                                 torch.ones(2) > 0, 1.0)
     torch.testing.assert_close(weights[1] / weights[0], torch.tensor(8.0))
 
@@ -598,7 +600,7 @@ def test_an_imprint_does_not_ask_for_the_sign_of_the_shadow_weight(wish):
 # The engine -------------------------------------------------------------------------------------
 
 STREAM = SlowlyChangingRegression(flip_period=2_000)
-DYNAMIC = dynamic.dynamic(20, 20, 1)
+DYNAMIC = network.dynamic(20, 20, 1)
 # As one would use it.
 CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5,
         "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "input_mean_decay": 0.995,
@@ -610,7 +612,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
 
 
 def test_a_run_is_the_same_alone_and_among_others():
-    learner = dynamic.dynamic(20, 4, 1, depth=2)
+    learner = network.dynamic(20, 4, 1, depth=2)
     frames = [ensemble.run(STREAM, {"it": (learner, values)}, seeds, 200, 50, device="cpu")
               for seeds, values in [([3], BUSY), (range(5), {**BUSY, "shadow": [0.0, 1.0]})]]
     among = frames[1].query("seed == 3 and shadow == 1").squared_error
@@ -650,21 +652,21 @@ def test_it_learns_what_backprop_with_as_many_units_does_not():
 # Bad requests -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("ask, names", [
-    (lambda: dynamic.dynamic(0, 3, 1), ["inputs 0", "1 or more"]),
-    (lambda: dynamic.dynamic(2, 0, 1), ["units 0"]),
-    (lambda: dynamic.dynamic(2, 3, -1), ["outputs -1"]),
-    (lambda: dynamic.dynamic(2, 3, 1, depth=0), ["depth 0"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), growth_rate=[0.1, 1.5]), ["growth_rate 1.5"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), growth_rate=-0.1), ["growth_rate -0.1"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), replacement_rate=0.3),
+    (lambda: network.dynamic(0, 3, 1), ["inputs 0", "1 or more"]),
+    (lambda: network.dynamic(2, 0, 1), ["units 0"]),
+    (lambda: network.dynamic(2, 3, -1), ["outputs -1"]),
+    (lambda: network.dynamic(2, 3, 1, depth=0), ["depth 0"]),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), growth_rate=[0.1, 1.5]), ["growth_rate 1.5"]),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), growth_rate=-0.1), ["growth_rate -0.1"]),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), replacement_rate=0.3),
      ["replacement_rate 0.3", "2.5e-01"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), replacement_rate=float("nan")),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), replacement_rate=float("nan")),
      ["replacement_rate nan"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), bound=0), ["bound 0", "more than 0"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), step_size=[0.1, 0]), ["step_size 0"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), join=0.1, leave=0.2),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), bound=0), ["bound 0", "more than 0"]),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), step_size=[0.1, 0]), ["step_size 0"]),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), join=0.1, leave=0.2),
      ["leave 0.2", "join 0.1"]),
-    (lambda: ensemble.grid(dynamic.dynamic(2, 4, 1), shadows=1), ["shadows", "shadow"]),
+    (lambda: ensemble.grid(network.dynamic(2, 4, 1), shadows=1), ["shadows", "shadow"]),
 ])
 def test_a_bad_request_gives_one_clear_line(ask, names):
     with pytest.raises(ValueError) as raised:

@@ -16,11 +16,12 @@ import torch
 from pandas.testing import assert_frame_equal
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dyndl_lite import checkpoint, diagnostics, drivers, ensemble
-from dyndl_lite.backprop import adam, backprop, cross_entropy, momentum
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.datasets import digits
-from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.experiment import checkpoint, diagnostics, drivers, ensemble
+from dyndl_lite.learning import adam, backprop, cross_entropy, momentum
+from dyndl_lite.problems.datasets import digits
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 # torch's own, when it compiles.
 pytestmark = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")

@@ -5,13 +5,13 @@ import pytest
 import reference_remedies
 import torch
 from reference_torch import Copied
-from test_learners import SEED, assert_same_network, double, examples, follow, live, one_line
+from test_learners import assert_same_network, double, examples, follow, live, one_line, SEED
 from torch import nn
 
-from dyndl_lite import diagnostics, ensemble
-from dyndl_lite.backprop import adam, backprop, cross_entropy
-from dyndl_lite.hidden_layers import KINDS, backprop_with, forward, probe
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.algorithms.layers import backprop_with, forward, KINDS, probe
+from dyndl_lite.experiment import diagnostics, ensemble
+from dyndl_lite.learning import adam, backprop, cross_entropy
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SIZES = (6, 5, 4, 2)
 

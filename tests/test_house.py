@@ -14,10 +14,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from dyndl_lite import claims
+from dyndl_lite.cli import claims
 from dyndl_lite.files import atomic
 
-progress = importlib.import_module("dyndl_lite.progress")
+progress = importlib.import_module("dyndl_lite.experiment.progress")
 ROOT = Path(__file__).resolve().parent.parent
 
 

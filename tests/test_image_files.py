@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_datasets import complaint
 
-from dyndl_lite import image_files
-from dyndl_lite.image_files import CIFAR_100, Cifar100, ImageNet32
-from dyndl_lite.image_tasks import ClassPairs
+from dyndl_lite.problems import image_files
+from dyndl_lite.problems.image_classes import ClassPairs
+from dyndl_lite.problems.image_files import Cifar100, CIFAR_100, ImageNet32
 
 RNG = np.random.default_rng(0)
 

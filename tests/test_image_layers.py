@@ -4,21 +4,27 @@ import numpy as np
 import pytest
 import torch
 from reference_torch import Copied
-from test_convolution import LINEAR, SEED, TINY, live, minibatches
+from test_convolution import LINEAR, live, minibatches, SEED, TINY
 from test_learners import double, one_line
 from torch.nn import functional as F
 
-from dyndl_lite import convolution, ensemble
-from dyndl_lite.backprop import cross_entropy, momentum
-from dyndl_lite.channels import conv_resetting
-from dyndl_lite.convolution import Layout, conv_backprop, initialise
-from dyndl_lite.fractals import Fractals
-from dyndl_lite.image_layers import IMAGE_KINDS, conv_backprop_with, forward, held_back_probe
-from dyndl_lite.image_tasks import ClassPairs
-from dyndl_lite.network import weight_bound
-from dyndl_lite.remedies import clipped, decayed_to_start, protected, upgd
-from dyndl_lite.renewal import renewed
-from dyndl_lite.resets import resetting
+from dyndl_lite.algorithms.channels import conv_resetting
+from dyndl_lite.algorithms.image_layers import (
+    conv_backprop_with,
+    forward,
+    held_back_probe,
+    IMAGE_KINDS,
+)
+from dyndl_lite.algorithms.regularisers import clipped, decayed_to_start, protected, upgd
+from dyndl_lite.algorithms.resets import resetting
+from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.learning import cross_entropy, momentum
+from dyndl_lite.models import cnn
+from dyndl_lite.models.cnn import conv_backprop, initialise, Layout
+from dyndl_lite.models.mlp import weight_bound
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import ClassPairs
 
 
 class Torch(Copied):
@@ -72,7 +78,7 @@ def test_a_channel_that_drops_out_is_silent_everywhere_and_the_others_louder():
     _, dropped = forward(params, x, IMAGE_KINDS["plain"], [k.double() for k in kept])
     assert (dropped[0][0] == 0).all()
     torch.testing.assert_close(dropped[0][1:], 2 * with_all[0][1:])
-    _, expected = convolution.forward(params, x[None])
+    _, expected = cnn.forward(params, x[None])
     for h, whole in zip(with_all, expected, strict=True):
         torch.testing.assert_close(h, whole[0])
 

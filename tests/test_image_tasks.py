@@ -4,9 +4,10 @@ import pytest
 import torch
 from test_learners import one_line
 
-from dyndl_lite import fractals, streams
-from dyndl_lite.fractals import Fractals
-from dyndl_lite.image_tasks import ClassPairs, GrowingClasses, HalfThenAll
+from dyndl_lite.problems import fractals
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import ClassPairs, GrowingClasses, HalfThenAll
+from dyndl_lite.problems.stream import check as check_examples
 
 COLLECTION = Fractals(10, classes=7, images=12)
 
@@ -70,7 +71,7 @@ def test_density_counts_what_is_inside():
 def test_examples_do_not_depend_on_company_or_pieces(stream):
     seeds, length = torch.tensor([4, 9]), 2 * stream.task_length
     X, Y = stream.examples(seeds, 0, length)
-    streams.check(stream, X, Y, 0, (length, 2))
+    check_examples(stream, X, Y, 0, (length, 2))
     assert X.shape[2:] == (4, 3, 10, 10) and -1 <= X.min() and X.max() <= 1
     for start, count in [(0, 1), (1, 5), (length - 3, 3), (stream.task_length - 1, 2)]:
         x, y = stream.examples(seeds, start, count)
@@ -176,5 +177,5 @@ def test_a_minibatch_of_another_shape_does_not_pass_the_check():
     for x, y, word in [(X[:, :, :3], Y, "4, 3, 10, 10"), (X, Y[..., :3], "[steps, runs, 4]"),
                        (X / 0, Y, "NaN or infinite"), (X, Y + 1, "outside 0..1")]:
         with pytest.raises(ValueError) as raised:
-            streams.check(stream, x, y, 0)
+            check_examples(stream, x, y, 0)
         assert word in one_line(raised)

@@ -7,13 +7,22 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import continual_backprop as cbp
-from dyndl_lite import draws, ensemble, network
-from dyndl_lite.backprop import (adam, backprop, cross_entropy, gradient_step, momentum, sgd,
-                                 squared_error)
-from dyndl_lite.continual_backprop import UTILITIES, continual_backprop
+from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms import continual_backprop as cbp
+from dyndl_lite.algorithms.continual_backprop import continual_backprop, UTILITIES
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.learning import (
+    adam,
+    backprop,
+    cross_entropy,
+    gradient_step,
+    momentum,
+    sgd,
+    squared_error,
+)
+from dyndl_lite.models import mlp
 
-ACTIVATIONS = list(network.ACTIVATIONS)
+ACTIVATIONS = list(mlp.ACTIVATIONS)
 OPTIMISERS = {"sgd": sgd, "momentum": momentum, "adam": adam}
 LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
 # Replaces a unit of a layer every few examples, and often two layers at once.
@@ -83,14 +92,14 @@ def one_line(raised):
 def test_the_hash_has_the_same_bits_in_torch_and_numpy(seed):
     where = np.array([0, 1, 2, 1000, 2**20, 2**31, 2**32 - 1])
     for counters in [(where,), (3, where), (where[:, None], 2**32 - 1, where)]:
-        ours = draws.bits(torch.tensor(seed),
+        ours = random.bits(torch.tensor(seed),
                           *(torch.tensor(c) if np.ndim(c) else c for c in counters))
         np.testing.assert_array_equal(ours.numpy().astype(np.uint64),
                                       reference.draw_bits(seed, *counters))
 
 
 def test_uniform_draws_are_uniform_and_unrelated():
-    u = draws.uniform(torch.arange(4)[:, None], draws.PIXELS, torch.arange(50_000)).double()
+    u = random.uniform(torch.arange(4)[:, None], random.PIXELS, torch.arange(50_000)).double()
     assert u.min() >= 0 and u.max() < 1
     assert (u.mean(1) - 0.5).abs().max() < 0.006  # 4.6 standard errors
     assert (u.var(1) - 1 / 12).abs().max() < 0.002
@@ -100,9 +109,20 @@ def test_uniform_draws_are_uniform_and_unrelated():
     assert abs(following) < 0.02
 
 
+def test_no_two_large_layers_share_a_stretch_of_random_numbers():
+    # With 32 bits of state, one of these layers was another one, shifted by a few weights.
+    where = torch.arange(2_000_000)
+    for (seed, layer), (other, its) in [((8, 1), (9, 1)), ((8, 1), (9, 2)), ((57, 1), (57, 2)),
+                                        ((72, 1), (72, 2)), ((235, 1), (235, 2))]:
+        ours, theirs = (random.bits(torch.tensor(s), random.WEIGHTS, k, where)
+                        for s, k in ((seed, layer), (other, its)))
+        both = torch.isin(ours, theirs).sum()  # by chance 2e6^2 / 2^32 = 931
+        assert both < 1_300
+
+
 def test_the_purposes_of_draws_are_those_of_the_reference():
     for name in ("WEIGHTS", "REBIRTH", "RANDOM_UTILITY", "TARGET", "SLOW_BITS", "FAST_BITS"):
-        assert getattr(draws, name) == getattr(reference, name)
+        assert getattr(random, name) == getattr(reference, name)
 
 
 # The network ------------------------------------------------------------------------------------
@@ -110,7 +130,7 @@ def test_the_purposes_of_draws_are_those_of_the_reference():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_initial_weights_fill_kaimings_interval(activation):
     sizes = (50, 40, 1)
-    params = network.initialise(torch.tensor(SEED), sizes, activation)
+    params = mlp.initialise(torch.tensor(SEED), sizes, activation)
     W_ref, _ = reference.initial_weights(SEED, sizes, activation)
     for (W, b), w in zip(params, W_ref, strict=True):
         np.testing.assert_allclose(W.numpy(), w, rtol=1e-5, atol=1e-7)
@@ -122,10 +142,10 @@ def test_initial_weights_fill_kaimings_interval(activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_forward_agrees_with_the_textbook(activation):
     sizes = (6, 5, 4, 2)
-    net = double(network.initialise(torch.tensor(SEED), sizes, activation))
+    net = double(mlp.initialise(torch.tensor(SEED), sizes, activation))
     W, b = [w.numpy() for w, _ in net], [v.numpy() for _, v in net]
     for x in examples(20, 6, 2)[0] * 3:
-        output, features = network.forward(net, torch.tensor(x), activation)
+        output, features = mlp.forward(net, torch.tensor(x), activation)
         z, h = reference.forward(W, b, x, activation)
         np.testing.assert_allclose(output, z[-1], rtol=1e-12, atol=1e-12)
         for ours, theirs in zip(features, h[1:], strict=True):
@@ -301,7 +321,7 @@ def first_replacement(optimiser="sgd", as_released=False):
 
 def test_a_removed_unit_leaves_its_mean_in_its_listeners_biases():
     before, x, gradient, after, k = first_replacement()
-    h = network.forward(before["params"], x)[1][0][k]
+    h = mlp.forward(before["params"], x)[1][0][k]
     averages, eta = before["units"][0], BUSY["utility_decay"]
     mean = eta * averages["mean_activity"][k] + (1 - eta) * h
     mean = mean / (1 - eta ** (averages["age"][k] + 1))
@@ -327,7 +347,7 @@ def test_on_average_over_its_past_the_output_does_not_change_at_a_replacement():
     assert not torch.equal(net["params"][0][0], first["params"][0][0])
 
     def mean_output(params):
-        return torch.stack([network.forward(params, x)[0] for x in X]).mean()
+        return torch.stack([mlp.forward(params, x)[0] for x in X]).mean()
 
     torch.testing.assert_close(mean_output(net["params"]), mean_output(first["params"]),
                                rtol=1e-5, atol=1e-6)
@@ -339,7 +359,7 @@ def test_a_reborn_unit_inherits_nothing(optimiser, names):
     _, _, before, after, k = first_replacement(optimiser)
     (W, b), (V, c) = after["params"]
     assert not V[:, k].any() and b[k] == 0
-    assert W[k].abs().max() <= network.weight_bound(6, "relu")
+    assert W[k].abs().max() <= mlp.weight_bound(6, "relu")
     assert not torch.allclose(W[k], before["params"][0][0][k])
     for name in ("utility", "mean_activity", "weight_of_past", "age"):
         assert after["units"][0][name][k] == 0

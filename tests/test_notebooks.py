@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dyndl_lite import companion, notebooks, pairing
+from dyndl_lite.cli import main, notebooks, sync
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -21,13 +21,13 @@ every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: s
 def build(tmp_path_factory):
     """The whole walk at smoke, once."""
     out = tmp_path_factory.mktemp("walk")
-    companion.main(["run", "all", "--profile", "smoke", "--jobs", "2", "--out", str(out)])
+    main.main(["run", "all", "--profile", "smoke", "--jobs", "2", "--out", str(out)])
     return out
 
 
 @every_notebook
 def test_pair_holds_the_same_cells(source):
-    assert pairing.in_sync(source, source.with_suffix(".ipynb")), (
+    assert sync.in_sync(source, source.with_suffix(".ipynb")), (
         f"run `dyndl run {source.stem[:2]}`, then `dyndl pair {source.stem[:2]}`")
 
 

@@ -7,14 +7,14 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from dyndl_lite import draws
-from dyndl_lite.backprop import adam
-from dyndl_lite.network import forward
-from dyndl_lite.remedies import decayed
+from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.learning import adam
+from dyndl_lite.models.mlp import forward
 from dyndl_lite.rl import ppo as algorithm
 from dyndl_lite.rl import renewal
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import Routine, ppo
+from dyndl_lite.rl.ppo import ppo, Routine
 
 SEED = torch.tensor(7)
 
@@ -157,7 +157,7 @@ def test_gaussian_beside_torch(deviation):
     assert float(policy.log_probability(output, more, action)) == pytest.approx(
         float(theirs.log_prob(action).sum()), rel=1e-5)
     assert float(policy.entropy(output, more)) == pytest.approx(float(theirs.entropy().sum()), rel=1e-5)
-    u = draws.uniform(torch.arange(20_000)[:, None], draws.ACTION, torch.arange(2))
+    u = random.uniform(torch.arange(20_000)[:, None], random.ACTION, torch.arange(2))
     drawn = vmap(lambda u: policy.draw(output, more, u))(u)
     torch.testing.assert_close(drawn.mean(0), output, atol=0.03, rtol=0)
     torch.testing.assert_close(drawn.std(0), scale, rtol=0.02, atol=0)
@@ -172,7 +172,7 @@ def test_categorical_beside_torch():
         assert float(policy.log_probability(output, {}, action)) == pytest.approx(
             float(theirs.log_prob(torch.tensor(k))), rel=1e-5)
     assert float(policy.entropy(output, {})) == pytest.approx(float(theirs.entropy()), rel=1e-5)
-    u = draws.uniform(torch.arange(200_000)[:, None], draws.ACTION, torch.arange(1))
+    u = random.uniform(torch.arange(200_000)[:, None], random.ACTION, torch.arange(1))
     drawn = vmap(lambda u: policy.draw(output, {}, u))(u)[:, 0]
     for k in range(3):
         assert float((drawn == k).float().mean()) == pytest.approx(float(theirs.probs[k]), abs=0.005)

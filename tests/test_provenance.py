@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 
-from dyndl_lite import provenance
+from dyndl_lite.experiment import provenance
 
 
 def rows(learner, *values):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from dyndl_lite import compare, ensemble
-from dyndl_lite.backprop import backprop, squared_error
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.experiment import compare, ensemble
+from dyndl_lite.learning import backprop, squared_error
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 sys.path.insert(0, str(DATA))

@@ -5,10 +5,11 @@ import pytest
 import reference
 import torch
 
-from dyndl_lite import draws
-from dyndl_lite.datasets import digits
-from dyndl_lite.recurring import RecurringContexts, ReturningImages, remembered
-from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+from dyndl_lite import keyed_random as random
+from dyndl_lite.problems.datasets import digits
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.recurring import RecurringContexts, remembered, ReturningImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SEEDS = torch.tensor([0, 1, 7])
 
@@ -46,7 +47,7 @@ def test_contexts_are_visited_in_turn_and_return_the_same():
         assert (visits[a] != visits[b]).any(-1).all()
     for seed, run in zip(SEEDS.tolist(), range(3)):
         for context in range(3):
-            bits = reference.draw_bits(seed, draws.CONTEXT, context, torch.arange(15).numpy())
+            bits = reference.draw_bits(seed, random.CONTEXT, context, torch.arange(15).numpy())
             assert visits[context, run].tolist() == (bits >= 2**31).astype(float).tolist()
 
 

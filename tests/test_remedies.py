@@ -3,16 +3,27 @@
 import numpy as np
 import pytest
 import reference
-import torch
 import reference_remedies
-from test_learners import SEED, assert_same_network, double, examples, follow, live
+import torch
+from test_learners import assert_same_network, double, examples, follow, live, SEED
 
-from dyndl_lite import draws, ensemble, network
-from dyndl_lite.backprop import adam, backprop, cross_entropy, momentum, sgd
-from dyndl_lite.continual_backprop import continual_backprop
-from dyndl_lite.remedies import (clipped, decayed, decayed_to_start, l2, l2_init, noise, perturbed,
-                                 protected, upgd)
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.regularisers import (
+    clipped,
+    decayed,
+    decayed_to_start,
+    l2,
+    l2_init,
+    noise,
+    perturbed,
+    protected,
+    upgd,
+)
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.learning import adam, backprop, cross_entropy, momentum, sgd
+from dyndl_lite.models import mlp
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SIZES = (6, 5, 4, 2)
 RIVALS = {"sgd": (sgd, torch.optim.SGD, {}), "adam": (adam, torch.optim.Adam, {}),
@@ -64,7 +75,7 @@ def test_decay_agrees_with_torch_optim(name):
     optimiser = theirs(params, lr=0.01, weight_decay=0.1, **more)
     for x, y in zip(torch.tensor(X), torch.tensor(Y)):
         optimiser.zero_grad()
-        output, _ = network.forward(list(zip(params[::2], params[1::2])), x)
+        output, _ = mlp.forward(list(zip(params[::2], params[1::2])), x)
         cross_entropy(output, y)[0].backward()
         optimiser.step()
     for a, b in zip([p for pair in net["params"] for p in pair], params, strict=True):
@@ -119,7 +130,7 @@ def test_upgd_agrees_with_the_textbook():
 def test_upgd_spares_what_is_useful_and_stirs_the_rest():
     X, Y = np.zeros((300, 6)), np.zeros((300, 2))
     net, _ = live(upgd(backprop((6, 2), optimiser=protected)), X, Y, noise=0.1, step_size=0.1)
-    start = network.initialise(torch.tensor(SEED), (6, 2))
+    start = mlp.initialise(torch.tensor(SEED), (6, 2))
     moved = net["params"][0][0] - start[0][0]  # no gradient, so no utility: each step is noise
     expected = 0.1 * 0.1 * 300**0.5
     assert 0.5 * expected < moved.std() < 1.6 * expected
@@ -137,7 +148,7 @@ def test_without_decay_and_noise_a_remedy_is_backprop():
 
 
 def test_noise_is_nearly_normal_and_new_for_every_weight_and_time():
-    params = network.initialise(torch.tensor(SEED), (200, 100, 10))
+    params = mlp.initialise(torch.tensor(SEED), (200, 100, 10))
     e = torch.cat([torch.cat([n.flatten() for pair in noise(torch.tensor(SEED), torch.tensor(t),
                                                             params) for n in pair])[None]
                    for t in range(3)]).double()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import reference_remedies
 import torch
-from test_learners import SEED, assert_same_network, examples, follow, live, one_line
+from test_learners import assert_same_network, examples, follow, live, one_line, SEED
 
-from dyndl_lite import ensemble
-from dyndl_lite.backprop import adam, backprop, cross_entropy, momentum, sgd
-from dyndl_lite.resets import CRITERIA, heads_reset, resetting
-from dyndl_lite.streams import SlowlyChangingRegression
+from dyndl_lite.algorithms.resets import CRITERIA, heads_reset, resetting
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.learning import adam, backprop, cross_entropy, momentum, sgd
+from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SIZES = (6, 5, 4, 2)
 # Settings under which units of both layers are replaced now and then, several at once.

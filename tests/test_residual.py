@@ -8,14 +8,19 @@ from test_learners import double, one_line
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dyndl_lite import drivers, ensemble
-from dyndl_lite.backprop import Learner
-from dyndl_lite.fractals import Fractals
-from dyndl_lite.image_files import Cifar100
-from dyndl_lite.image_tasks import GrowingClasses
-from dyndl_lite.incremental import (held_back_accuracy, incremental, replaced, residual_backprop,
-                                    residual_continual_backprop)
-from dyndl_lite.residual import Layout, forward, initialise
+from dyndl_lite.algorithms.incremental import (
+    held_back_accuracy,
+    incremental,
+    replaced,
+    residual_backprop,
+    residual_continual_backprop,
+)
+from dyndl_lite.experiment import drivers, ensemble
+from dyndl_lite.learning import Learner
+from dyndl_lite.models.resnet import forward, initialise, Layout
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import GrowingClasses
+from dyndl_lite.problems.image_files import Cifar100
 
 SEED = torch.tensor(3)
 TINY = Layout(6, (3, 4), 2)

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch.func import vmap
 
-from dyndl_lite import checkpoint
-from dyndl_lite.backprop import adam
-from dyndl_lite.remedies import decayed
+from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.experiment import checkpoint
+from dyndl_lite.learning import adam
+from dyndl_lite.rl import gymnasium_adapters, renewal, slippery_ant, train
 from dyndl_lite.rl import navigation as navigation_module
-from dyndl_lite.rl import gymnasium_worlds, practice, renewal, slippery_ant
+from dyndl_lite.rl.environments import cart_pole
 from dyndl_lite.rl.navigation import GOAL, navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import Routine, ppo
-from dyndl_lite.rl.practice import Arm
-from dyndl_lite.rl.torch_worlds import torch_worlds
-from dyndl_lite.rl.worlds import cart_pole
+from dyndl_lite.rl.ppo import ppo, Routine
+from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.train import Arm
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_mujoco = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="no MuJoCo")
@@ -73,7 +73,7 @@ def test_the_ends_of_the_scale_beside_a_simulation_in_numpy():
 # the ensemble -----------------------------------------------------------------------------------
 
 def live(arms, seeds, iterations=4, place=NAVIGATING, agent=NAVIGATOR, **more):
-    return practice.run(place, agent, arms, seeds, iterations, 2, 2, SMALL, **more)
+    return train.run(place, agent, arms, seeds, iterations, 2, 2, SMALL, **more)
 
 
 def rows(frame, learner, seed):
@@ -101,7 +101,7 @@ def test_arms_meet_the_same_world_until_they_differ():
 def test_what_is_renewed():
     agents, fresh = vmap(NAVIGATOR.start)(torch.arange(3)), vmap(NAVIGATOR.start)(torch.arange(5, 8))
     agents["memory"]["m"]["nets"][-1][0].fill_(9.0)
-    new = practice.renew(agents, fresh, torch.tensor([True, False, False]),
+    new = train.renew(agents, fresh, torch.tensor([True, False, False]),
                          torch.tensor([False, True, False]))
     for layer in range(3):
         for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_an_error_before_work(given, message):
 # gymnasium --------------------------------------------------------------------------------------
 
 def on_gymnasium(name, **more):
-    return gymnasium_worlds.gymnasium_worlds(lambda seed: gymnasium.make(name, **more), name)
+    return gymnasium_adapters.gymnasium_worlds(lambda seed: gymnasium.make(name, **more), name)
 
 
 class Counting(gymnasium.Env):
@@ -166,7 +166,7 @@ class Counting(gymnasium.Env):
 @pytest.mark.parametrize("end, limit", [(3, 99), (99, 3)])
 def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, limit):
     agent, routine = ppo(2, categorical(2), (4,)), Routine(2, 7, 1, 1)
-    place = gymnasium_worlds.gymnasium_worlds(
+    place = gymnasium_adapters.gymnasium_worlds(
         lambda seed: gymnasium.wrappers.TimeLimit(Counting(end), limit), "counting")(
             agent, torch.tensor([0]), None, routine, False)
     place.begin(0)
@@ -210,7 +210,7 @@ def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
     routine = Routine(envs=8, steps=64, epochs=6, minibatches=4)
     agent = ppo(4, categorical(2), (32, 32), "tanh")
     for place in (torch_worlds(cart_pole), on_gymnasium("CartPole-v1")):
-        frame = practice.run(place, agent, {"ppo": Arm({"step_size": 2e-3})}, range(2), 20, 4,
+        frame = train.run(place, agent, {"ppo": Arm({"step_size": 2e-3})}, range(2), 20, 4,
                              routine=routine)
         assert frame[frame.step == 20 * 512]["return"].min() > 70
         assert frame[frame.step == 4 * 512]["return"].max() < 70
@@ -221,7 +221,7 @@ def test_a_killed_run_on_gymnasium_goes_on_bit_for_bit(tmp_path):
     agent = ppo(4, categorical(2), (8,))
     whole = live({"a": Arm({})}, range(2), 6, place, agent)
     live({"a": Arm({})}, range(2), 2, place, agent, folder=tmp_path)
-    mark = practice.Lives(place, agent, {"a": Arm({})}, range(2), SMALL, 6, 2).mark
+    mark = train.Lives(place, agent, {"a": Arm({})}, range(2), SMALL, 6, 2).mark
     state = torch.load(tmp_path / "agents.pt", weights_only=True)
     assert state["iteration"] == 2 and state["fingerprint"] == mark
     again = live({"a": Arm({})}, range(2), 6, place, agent, folder=tmp_path)
@@ -230,12 +230,12 @@ def test_a_killed_run_on_gymnasium_goes_on_bit_for_bit(tmp_path):
 
 def test_an_environment_that_hides_its_state_is_not_saved():
     with pytest.raises(ValueError, match="does not show its state"):
-        gymnasium_worlds.save(Counting(3))
+        gymnasium_adapters.save(Counting(3))
 
 
 def test_policies_for_environments():
-    assert gymnasium_worlds.policy_for(gymnasium.make("CartPole-v1")).name == "categorical 2"
-    assert gymnasium_worlds.policy_for(gymnasium.make("Pendulum-v1")).name.startswith("gaussian 1")
+    assert gymnasium_adapters.policy_for(gymnasium.make("CartPole-v1")).name == "categorical 2"
+    assert gymnasium_adapters.policy_for(gymnasium.make("Pendulum-v1")).name.startswith("gaussian 1")
 
 
 # Slippery Ant -----------------------------------------------------------------------------------
@@ -265,8 +265,8 @@ def test_a_world_without_mujoco_needs_no_import_of_it(monkeypatch):
         return real(name, *more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    saved = gymnasium_worlds.save(reset(gymnasium.make("CartPole-v1")))
-    gymnasium_worlds.load(gymnasium.make("CartPole-v1"), saved)
+    saved = gymnasium_adapters.save(reset(gymnasium.make("CartPole-v1")))
+    gymnasium_adapters.load(gymnasium.make("CartPole-v1"), saved)
 
 
 def reset(env, seed=5):
@@ -325,14 +325,14 @@ def test_a_simulator_goes_on_bit_for_bit_from_what_was_saved(name, tmp_path):
     size = env.action_space.shape[0]
     actions = np.random.default_rng(0).uniform(-1, 1, (300, size)).astype(np.float32)
     walk(env, actions[:130])
-    torch.save(gymnasium_worlds.save(env), tmp_path / "env.pt")
+    torch.save(gymnasium_adapters.save(env), tmp_path / "env.pt")
     again = make()
-    gymnasium_worlds.load(again, torch.load(tmp_path / "env.pt", weights_only=True))
+    gymnasium_adapters.load(again, torch.load(tmp_path / "env.pt", weights_only=True))
     np.testing.assert_array_equal(walk(again, actions[130:]), walk(env, actions[130:]))
 
 
 def on_slippery_ground(**more):
-    place = gymnasium_worlds.gymnasium_worlds(lambda seed: slippery_ant.ant(seed, 20), "ant 20")
+    place = gymnasium_adapters.gymnasium_worlds(lambda seed: slippery_ant.ant(seed, 20), "ant 20")
     agent = ppo(27, gaussian(8), (8,), renewal=renewal.replacement())
     arms = {"cbp": Arm({"replacement_rate": 0.1, "maturity_threshold": 3})}
     return live(arms, range(2), 8, place, agent, **more)

@@ -8,11 +8,13 @@ import torch
 from torch.func import hessian
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import drivers, ensemble, network, step_sizes
-from dyndl_lite.backprop import CURVATURE, backprop, cross_entropy, squared_error
-from dyndl_lite.continual_backprop import continual_backprop, forget
-from dyndl_lite.step_sizes import adapt, linear, per_unit
-from dyndl_lite.tracking import FlippingSigns, RandomWalks, normal
+from dyndl_lite.algorithms import step_sizes
+from dyndl_lite.algorithms.continual_backprop import continual_backprop, forget
+from dyndl_lite.algorithms.step_sizes import adapt, linear, per_unit
+from dyndl_lite.experiment import drivers, ensemble
+from dyndl_lite.learning import backprop, cross_entropy, CURVATURE, squared_error
+from dyndl_lite.models import mlp
+from dyndl_lite.problems.tracking import FlippingSigns, normal, RandomWalks
 
 RULES = {name: getattr(step_sizes, name) for name in textbooks.RULES}
 LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
@@ -141,10 +143,10 @@ def test_the_curvature_of_a_loss_is_the_diagonal_of_its_hessian(loss, y):
 
 
 def test_with_one_unit_a_layer_the_curvature_is_the_square_of_the_output_s_slope():
-    params = double(network.initialise(torch.tensor(SEED), (3, 1, 1, 1), "tanh"))
+    params = double(mlp.initialise(torch.tensor(SEED), (3, 1, 1, 1), "tanh"))
     x = torch.tensor([0.3, -0.2, 0.8], dtype=torch.float64)
-    _, (h1, h2) = network.forward(params, x, "tanh")
-    c = network.curvatures(params, [x, h1, h2], torch.ones(1, dtype=torch.float64), "tanh")
+    _, (h1, h2) = mlp.forward(params, x, "tanh")
+    c = mlp.curvatures(params, [x, h1, h2], torch.ones(1, dtype=torch.float64), "tanh")
     slope = params[2][0][0, 0] * (1 - h2**2)
     torch.testing.assert_close(c[1], slope**2)
     torch.testing.assert_close(c[0], (slope * params[1][0][0, 0] * (1 - h1**2)) ** 2)

@@ -11,16 +11,18 @@ from reference_streaming import live
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dyndl_lite import draws, ensemble
-from dyndl_lite.backprop import Learner
-from dyndl_lite.dynamic import dynamic
+from dyndl_lite import keyed_random as random
+from dyndl_lite.bench import rl
+from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.experiment import ensemble
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import gym_lives, kit, life, lives, speed
+from dyndl_lite.learning import Learner
+from dyndl_lite.rl import gym_lives, life, lives, stream_x
 from dyndl_lite.rl.actor_critic import log_density, log_probability, stream_ac
-from dyndl_lite.rl.batch_learners import dqn, ppo_of_one
+from dyndl_lite.rl.dqn import dqn, ppo_of_one
 from dyndl_lite.rl.dynamic_q import dynamic_q
+from dyndl_lite.rl.environments import cart_pole, pendulum, signed_permutation
 from dyndl_lite.rl.streaming import stream_q, stream_td
-from dyndl_lite.rl.worlds import cart_pole, pendulum, signed_permutation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
 import record_streaming  # noqa: E402
@@ -38,7 +40,7 @@ def double(life):
 
 @pytest.mark.parametrize("who, steps, changed", [
     ("q", 1_200, {"exploration": 500, "epsilon": 0.1}),
-    ("q", 300, {"exploration": 500, **kit.CLASSIC, "step_size": 0.003, "cut": 0}),
+    ("q", 300, {"exploration": 500, **stream_x.CLASSIC, "step_size": 0.003, "cut": 0}),
     ("ac", 1_000, {}),
     ("ac", 300, {"normalise": 0, "sparsity": 0, "bounded": 0, "step_size": 0.01}),
     ("td", 300, {}),
@@ -72,7 +74,7 @@ def test_a_bounded_step_never_corrects_more_than_the_error():
         gradient = tree_map(lambda w: scale * torch.randn(w.shape, generator=g), params)
         trace = tree_map(torch.zeros_like, params)
         delta, hyper = torch.tensor(7.0), hyper_of(AGENTS["q"], step_size=10.0)
-        new, z = kit.obgd(params, trace, gradient, delta, torch.tensor(0.9), hyper, hyper["kappa"])
+        new, z = stream_x.obgd(params, trace, gradient, delta, torch.tensor(0.9), hyper, hyper["kappa"])
         moved = sum(((a - b).abs()).sum() for a, b in zip(tree_leaves(new), tree_leaves(params)))
         assert moved <= 1 / hyper["kappa"] + 1e-3  # |dw|_1 = alpha |delta| |z|_1 / M <= 1 / kappa
 
@@ -80,7 +82,7 @@ def test_a_bounded_step_never_corrects_more_than_the_error():
 @pytest.mark.parametrize("fan_in, sparsity, kept", [(32, 0.9, 3), (10, 0.9, 1), (4, 0.9, 1),
                                                     (20, 0.0, 20), (20, 0.5, 10)])
 def test_sparse_weights(fan_in, sparsity, kept):
-    (W, b), _ = kit.initialise(torch.tensor(3), (fan_in, 50, 2), torch.tensor(sparsity))
+    (W, b), _ = stream_x.initialise(torch.tensor(3), (fan_in, 50, 2), torch.tensor(sparsity))
     assert ((W != 0).sum(1) == kept).all() and W.abs().max() <= 1 / math.sqrt(fan_in)
     assert (b == 0).all() and len({tuple(row) for row in W.tolist()}) == 50
     if kept < fan_in:
@@ -89,13 +91,13 @@ def test_sparse_weights(fan_in, sparsity, kept):
 
 def test_statistics_are_those_of_all_values():
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(1)).double() * 5 + 2
-    known = kit.new_statistics(x[0])
+    known = stream_x.new_statistics(x[0])
     for row in x:
-        known = kit.seen(known, row, torch.tensor(1e9))
+        known = stream_x.seen(known, row, torch.tensor(1e9))
     np.testing.assert_allclose(known["mean"], x.mean(0))
-    np.testing.assert_allclose(kit.deviation(known) ** 2, x.var(0), rtol=1e-6)
+    np.testing.assert_allclose(stream_x.deviation(known) ** 2, x.var(0), rtol=1e-6)
     for row in torch.full((400, 3), 9.0).double():  # with a horizon, what is past fades
-        known = kit.seen(known, row, torch.tensor(50.0))
+        known = stream_x.seen(known, row, torch.tensor(50.0))
     np.testing.assert_allclose(known["mean"], 9.0, atol=1e-2)
 
 
@@ -116,13 +118,13 @@ def test_actions_follow_their_distributions():
     hyper, seed = hyper_of(agent), torch.tensor(0)
     mind, x = agent.start(seed, hyper), torch.tensor([1.0, -1.0, 0.5])
     actions = vmap(lambda t: agent.act(mind, hyper, x, seed, t)[0])(t)
-    output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
+    output, _ = stream_x.forward(mind["actor"]["params"], x, hyper["layer_norm"])
     share = torch.bincount(actions, minlength=3) / 4_000
     assert torch.allclose(share, torch.softmax(output, 0), atol=0.03)
     agent = stream_ac(3, 0, (4,), reals=2)
     mind = agent.start(seed, hyper_of(agent))
     actions = vmap(lambda t: agent.act(mind, hyper, x, seed, t)[0])(t)
-    output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
+    output, _ = stream_x.forward(mind["actor"]["params"], x, hyper["layer_norm"])
     assert torch.allclose(actions.mean(0), output[:2], atol=0.06)
     assert torch.allclose(actions.std(0), torch.nn.functional.softplus(output[2:]), atol=0.05)
     assert abs(np.corrcoef(actions.T)[0, 1]) < 0.05
@@ -332,11 +334,11 @@ def test_the_pendulum_is_swung_by_real_numbers():
     these = lives.Lives(stream_ac(3, 0, (4,)), pendulum, {"it": {}}, [0], steps=5)
     reports = these.live(5)
     assert torch.isfinite(reports).all() and (reports[..., 0] < 0).all()
-    assert draws.ACTION != draws.EXPLORE
+    assert random.ACTION != random.EXPLORE
 
 
 def test_the_plain_loop_of_the_bench_learns_as_ours_does():
-    plain, agent, seed = speed.PlainStreamQ(), stream_q(4, 2), torch.tensor(0)
+    plain, agent, seed = rl.PlainStreamQ(), stream_q(4, 2), torch.tensor(0)
     hyper, g = hyper_of(agent), torch.Generator().manual_seed(0)
     mind = agent.start(seed, hyper)
     with torch.no_grad():
@@ -352,17 +354,17 @@ def test_the_plain_loop_of_the_bench_learns_as_ours_does():
         torch.testing.assert_close(layer.weight.detach(), W, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(layer.bias.detach(), b, rtol=1e-3, atol=1e-5)
     plain.live(200)
-    row, = speed.measure(rounds=1, quick=True)
+    row, = rl.measure(rounds=1, quick=True)
     assert (row["learner"], row["runs"]) == ("stream_q", 30)
     assert row["ratio"] == pytest.approx(row["rate"] / row["loop_rate"]) and row["ratio"] > 0
 
 
 def test_ppo_is_timed_beside_a_library_if_it_is_there(monkeypatch):
     pytest.importorskip("stable_baselines3")
-    row, = speed.measure_ppo(rounds=1, quick=True)
+    row, = rl.measure_ppo(rounds=1, quick=True)
     assert (row["learner"], row["runs"]) == ("ppo", 10) and row["rate"] > 0 and row["loop_rate"] > 0
-    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
-    assert speed.measure_ppo() == []
+    monkeypatch.setattr(rl.importlib.util, "find_spec", lambda name: None)
+    assert rl.measure_ppo() == []
 
 
 @pytest.mark.parametrize("name", record_streaming.PARTS)
@@ -402,7 +404,7 @@ def test_who_begins_anew_remembers_nothing(make, monkeypatch):
 def test_rows_of_a_recorded_part(tmp_path, monkeypatch):
     monkeypatch.setattr(record_streaming, "HERE", tmp_path / "data")
     part = record_streaming.Part(
-        lambda n, a, r: stream_q(n, a, (4,)), {"stream": {}, "classic": {**kit.CLASSIC, "step_size": [
+        lambda n, a, r: stream_q(n, a, (4,)), {"stream": {}, "classic": {**stream_x.CLASSIC, "step_size": [
             0.1, 0.01]}}, 500, cart_pole)
     monkeypatch.setattr(record_streaming, "FEW", range(2))
     monkeypatch.setattr(record_streaming, "ALL", range(3))

@@ -7,9 +7,10 @@ import pytest
 import reference
 import torch
 
-from dyndl_lite import streams
-from dyndl_lite.datasets import digits
-from dyndl_lite.streams import PermutedImages, SlowlyChangingRegression
+from dyndl_lite.problems.datasets import digits
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
+from dyndl_lite.problems.stream import check as check_examples
 
 SEEDS = torch.tensor([0, 1, 7])
 
@@ -57,7 +58,7 @@ def test_examples_have_the_shapes_they_promise(stream):
         assert Y.shape == (20, 3, stream.outputs)
     else:
         assert Y.shape == (20, 3) and Y.max() < stream.outputs
-    streams.check(stream, X, Y, 5)
+    check_examples(stream, X, Y, 5)
 
 
 # Slowly-changing regression ---------------------------------------------------------------------
@@ -220,7 +221,7 @@ def spoil(what):
 def test_a_bad_number_is_named_with_its_stream_step_and_run(what):
     stream, X, Y = spoil(what)
     with pytest.raises(ValueError) as raised:
-        streams.check(stream, X, Y, 200)
+        check_examples(stream, X, Y, 200)
     message = str(raised.value)
     assert f"{stream.name!r}, step 204, run 1" in message and "\n" not in message
 
@@ -233,6 +234,6 @@ def test_a_bad_number_is_named_with_its_stream_step_and_run(what):
 def test_a_wrong_shape_is_named_with_its_stream_and_step(reshape):
     stream = short()
     with pytest.raises(ValueError) as raised:
-        streams.check(stream, *reshape(*stream.examples(SEEDS, 200, 20)), 200)
+        check_examples(stream, *reshape(*stream.examples(SEEDS, 200, 20)), 200)
     message = str(raised.value)
     assert f"{stream.name!r}, step 200" in message and "\n" not in message

@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from dyndl_lite.rl.worlds import WORLDS, cart_pole, mackey_glass, signed_permutation, slipped
+from dyndl_lite.rl.environments import cart_pole, mackey_glass, signed_permutation, slipped, WORLDS
 
 # Where gymnasium keeps what our physics are called.
 NAMES = {

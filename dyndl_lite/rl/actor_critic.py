@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from dyndl_lite import draws
-from dyndl_lite.rl import kit
-from dyndl_lite.rl.streaming import REPLACING, Agent, criticise, new_net, update
+from dyndl_lite import keyed_random as random
+from dyndl_lite.rl import stream_x
+from dyndl_lite.rl.streaming import Agent, criticise, new_net, REPLACING, update
 
 
 def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
@@ -33,8 +33,8 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
                 "actor": new_net(seed, actor_sizes, hyper, replacing, 1)}
 
     def act(mind, hyper, x, seed, t):
-        output, _ = kit.forward(mind["actor"]["params"], x, hyper["layer_norm"])
-        u = draws.uniform(seed, draws.ACTION, t, torch.arange(2 * reals, device=seed.device))
+        output, _ = stream_x.forward(mind["actor"]["params"], x, hyper["layer_norm"])
+        u = random.uniform(seed, random.ACTION, t, torch.arange(2 * reals, device=seed.device))
         if actions:
             action = (u[0] >= torch.softmax(output, 0).cumsum(0)[:-1]).sum()
         else:
@@ -45,7 +45,7 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         gradient, (v, features), delta = criticise(mind["critic"], seen, hyper)
 
         def objective(params):
-            output, features = kit.forward(params, seen["x"], hyper["layer_norm"])
+            output, features = stream_x.forward(params, seen["x"], hyper["layer_norm"])
             log_p, entropy = log_p_of(output, seen["action"])
             return log_p + hyper["entropy"] * torch.sign(delta) * entropy, features
 
@@ -56,7 +56,7 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         actor = update(mind["actor"], of_policy, heard, **same, kappa=hyper["kappa_policy"], which=1)
         return {"critic": critic, "actor": actor}, v
 
-    settings = kit.SETTINGS | {"kappa_policy": 3.0, "entropy": 0.01}
+    settings = stream_x.SETTINGS | {"kappa_policy": 3.0, "entropy": 0.01}
     return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
                  f"stream_ac {critic_sizes} {actor_sizes} replacing={replacing}")
 

@@ -7,13 +7,13 @@ stream-x kit but the scaled observations and rewards: no bounded traces, no laye
 import torch
 from torch import Tensor
 
-from dyndl_lite import dynamic
-from dyndl_lite.learning import heard_by
-from dyndl_lite.rl import kit
-from dyndl_lite.rl.streaming import EXPLORING, Agent, epsilon_greedy, td_error
+from dyndl_lite.dynamic import network
+from dyndl_lite.dynamic.credit import heard_by
+from dyndl_lite.rl import stream_x
+from dyndl_lite.rl.streaming import Agent, epsilon_greedy, EXPLORING, td_error
 
 #: What a life needs of the kit's settings; a dynamic network has its own for the rest.
-SCALES = {name: kit.SETTINGS[name] for name in ("discount", "normalise", "scale_rewards", "horizon")}
+SCALES = {name: stream_x.SETTINGS[name] for name in ("discount", "normalise", "scale_rewards", "horizon")}
 
 
 def dynamic_q(inputs: int, actions: int, units: int = 32, depth: int = 1) -> Agent:
@@ -26,18 +26,18 @@ def dynamic_q(inputs: int, actions: int, units: int = 32, depth: int = 1) -> Age
     ----------
     inputs, actions : int
     units, depth : int
-        Room for hidden units, and most levels of them, as `dynamic.dynamic` has it.
+        Room for hidden units, and most levels of them, as `network.dynamic` has it.
 
     Returns
     -------
     Agent
-        With the settings of `dynamic.SETTINGS`, ``epsilon`` and ``exploration`` as in `stream_q`, and
+        With the settings of `network.SETTINGS`, ``epsilon`` and ``exploration`` as in `stream_q`, and
         the kit's ``discount``, ``normalise``, ``scale_rewards`` and ``horizon``.
     """
-    learner = dynamic.dynamic(inputs, units, actions, depth=depth)
+    learner = network.dynamic(inputs, units, actions, depth=depth)
 
     def values(net: dict, x: Tensor) -> Tensor:
-        s = dynamic.run(net["params"], net["units"]["level"], x, depth)
+        s = network.run(net["params"], net["units"]["level"], x, depth)
         return net["params"]["output"] @ heard_by(s, net["params"]["output"])
 
     def start(seed, hyper):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from dyndl_lite import drivers, ensemble
+from dyndl_lite.experiment import drivers, ensemble
+from dyndl_lite.experiment.progress import progress
 from dyndl_lite.files import UserError
-from dyndl_lite.progress import progress
 from dyndl_lite.rl import life
 from dyndl_lite.rl.streaming import Agent
 

@@ -10,18 +10,19 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import diagnostics, draws
-from dyndl_lite.rl import kit
+from dyndl_lite import keyed_random as random
+from dyndl_lite.experiment import diagnostics
+from dyndl_lite.rl import stream_x
+from dyndl_lite.rl.environments import World
 from dyndl_lite.rl.streaming import Agent
-from dyndl_lite.rl.worlds import World
 
 
 def born(agent: Agent, hyper: dict, seed: Tensor, observation: Tensor) -> dict:
     """Begin a life: an agent, what it knows of the world's scales, and its first observation."""
-    known, x = kit.perceive(kit.new_statistics(observation), observation, hyper)
+    known, x = stream_x.perceive(stream_x.new_statistics(observation), observation, hyper)
     zero = torch.zeros_like(observation[0])
     return {"mind": agent.start(seed, hyper), "known": known, "x": x,
-            "pay": {"sum": zero, "known": kit.new_statistics(zero)},
+            "pay": {"sum": zero, "known": stream_x.new_statistics(zero)},
             "return": zero.clone(), "seed": seed.clone(), "t": torch.zeros_like(seed)}
 
 
@@ -51,9 +52,9 @@ def experience(agent: Agent, life: dict, hyper: dict, action: Tensor, explored: 
         units of reward, and x.
     """
     over = terminal | truncated
-    known, next_x = kit.perceive(life["known"], observation, hyper)
-    again, first_x = kit.perceive(known, next_start, hyper)
-    pay, scale = kit.earn(life["pay"], reward, over, hyper)
+    known, next_x = stream_x.perceive(life["known"], observation, hyper)
+    again, first_x = stream_x.perceive(known, next_start, hyper)
+    pay, scale = stream_x.earn(life["pay"], reward, over, hyper)
     seen = {"x": life["x"], "action": action, "reward": reward / scale, "next_x": next_x,
             "terminal": terminal, "over": over, "explored": explored}
     mind, value = agent.learn(life["mind"], hyper, seen, life["seed"], life["t"])
@@ -89,7 +90,7 @@ def together(agent: Agent, world: World, changes: Callable = never) -> tuple:
     four = torch.arange(4)
 
     def start(seed, hyper):
-        state = world.start(draws.uniform(seed, draws.START, 0, four.to(seed.device)),
+        state = world.start(random.uniform(seed, random.START, 0, four.to(seed.device)),
                             **changes(seed, torch.zeros_like(seed)))
         return {"world": state, **born(agent, hyper, seed, world.observe(state))}
 
@@ -97,7 +98,7 @@ def together(agent: Agent, world: World, changes: Callable = never) -> tuple:
         seed, t = life["seed"], life["t"]
         action, explored = act(agent, life, hyper)
         state, reward, terminal, truncated = world.step(life["world"], action)
-        draw = draws.uniform(seed, draws.START, t + 1, four.to(seed.device))
+        draw = random.uniform(seed, random.START, t + 1, four.to(seed.device))
         new = world.restart(state, terminal | truncated, draw, **changes(seed, t + 1))
         me = {name: part for name, part in life.items() if name != "world"}
         me, report = experience(agent, me, hyper, action, explored, world.observe(state), reward,
@@ -112,7 +113,7 @@ def probe(net: str = "critic") -> Callable:
 
     def look(life, hyper, X):
         params = life["mind"][net]["params"]
-        activities = vmap(lambda x: tuple(kit.forward(params, x, hyper["layer_norm"])[1]))(X)
+        activities = vmap(lambda x: tuple(stream_x.forward(params, x, hyper["layer_norm"])[1]))(X)
         found = diagnostics.look(params, activities)
         return {f"{net}_{name}": value for name, value in found.items()}
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from dyndl_lite import checkpoint, drivers, ensemble
-from dyndl_lite.progress import progress
+from dyndl_lite.experiment import checkpoint, drivers, ensemble
+from dyndl_lite.experiment.progress import progress
+from dyndl_lite.rl.environments import World
 from dyndl_lite.rl.life import never, together
 from dyndl_lite.rl.streaming import Agent
-from dyndl_lite.rl.worlds import World
 
 CHUNK = 1_000  # steps handed to a driver at a time, at most
 LOOK = 500  # observations on which a probe looks at a net

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import draws
+from dyndl_lite import keyed_random as random
 
 GOAL, STRIDE = (0.5, 0.5), 0.2
 # Standard deviation of the features' frequencies, in radians a side of the square.
@@ -52,7 +52,7 @@ class Navigation(NamedTuple):
     def code(self, seed: Tensor, number: Tensor | int) -> tuple[Tensor, Tensor]:
         """Draw the features of task `number`: frequencies [observations, 2] and phases."""
         where = torch.arange(3 * self.observations, device=seed.device)
-        u = draws.uniform(seed, draws.CODE, number, where)
+        u = random.uniform(seed, random.CODE, number, where)
         W = torch.special.ndtri(u[self.observations:].double() + 2.0**-25).float() * ROUGHNESS
         return W.reshape(self.observations, 2), 2 * math.pi * u[:self.observations]
 
@@ -65,10 +65,10 @@ def expected_return(choose, deviation: float = 0.5, episodes: int = 20_000) -> f
 
     ``straight`` and ``aimless`` give the ends of the scale on which agents are measured.
     """
-    draw = draws.uniform(torch.tensor(0), draws.START, torch.arange(episodes)[:, None], torch.arange(2))
+    draw = random.uniform(torch.tensor(0), random.START, torch.arange(episodes)[:, None], torch.arange(2))
     place, total = draw, torch.zeros(episodes)
     for t in range(navigation.limit):
-        u = draws.uniform(torch.tensor(0), draws.ACTION, t, torch.arange(2 * episodes))
+        u = random.uniform(torch.tensor(0), random.ACTION, t, torch.arange(2 * episodes))
         chance = torch.special.ndtri(u.double() + 2.0**-25).float().reshape(episodes, 2)
         action = choose(place) + deviation * chance
         place = (place + STRIDE * action).clamp(0, 1)

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dyndl_lite import draws, drivers
-from dyndl_lite.backprop import Optimiser, adam
-from dyndl_lite.network import forward, initialise
+from dyndl_lite import keyed_random as random
+from dyndl_lite.experiment import drivers
+from dyndl_lite.learning import adam, Optimiser
+from dyndl_lite.models.mlp import forward, initialise
 from dyndl_lite.rl.policies import Policy
-from dyndl_lite.rl.renewal import Renewal, nothing
+from dyndl_lite.rl.renewal import nothing, Renewal
 
 
 class ActorCritic(NamedTuple):
@@ -70,7 +71,7 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
     sizes = (observations, *hidden, policy.outputs)
 
     def start(seed: Tensor) -> dict:
-        seeds = torch.stack([seed, draws.bits(seed, draws.VALUE)])
+        seeds = torch.stack([seed, random.bits(seed, random.VALUE)])
         nets = vmap(lambda seed: initialise(seed, sizes, activation))(seeds)
         if activation != "relu":  # as is usual for tanh (Andrychowicz et al. 2021 compare)
             nets = [(vmap(orthogonal)(W) * (2 ** 0.5 if i < len(nets) - 1 else 1.0), b)
@@ -199,7 +200,7 @@ def experience(agents: dict, hypers: dict, rollout: dict, activation: str, seeds
     y = torch.cat([rollout["action"], torch.stack([rollout["log_probability"], A, A + value], -1)],
                   -1)
     epochs, n = routine.epochs, routine.steps * routine.envs
-    order = torch.stack([draws.permutation(seeds, n, draws.SHUFFLE, iteration, epoch)
+    order = torch.stack([random.permutation(seeds, n, random.SHUFFLE, iteration, epoch)
                          for epoch in range(epochs)])  # [epochs, agents, n]
 
     def shuffled(a: Tensor) -> Tensor:

@@ -13,10 +13,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import draws, remedies
-from dyndl_lite.continual_backprop import (UTILITIES, appraise, choose, forget, fresh_weights,
-                                           new_units, newborn, rebirth)
-from dyndl_lite.resets import criterion_named, one_of, unwatched
+from dyndl_lite import keyed_random
+from dyndl_lite.algorithms import regularisers
+from dyndl_lite.algorithms.continual_backprop import (
+    appraise,
+    choose,
+    forget,
+    fresh_weights,
+    new_units,
+    newborn,
+    rebirth,
+    UTILITIES,
+)
+from dyndl_lite.algorithms.resets import criterion_named, one_of, unwatched
 
 
 class Renewal(NamedTuple):
@@ -35,7 +44,7 @@ nothing = Renewal(lambda *_: {}, lambda params, memory, state, *_: (params, memo
 
 
 def _perturb(params, memory, state, features, hyper):
-    noise = remedies.noise(state["seed"], state["t"], params)
+    noise = regularisers.noise(state["seed"], state["t"], params)
     params = tree_map(lambda w, e: w + hyper["noise"] * e, params, noise)
     return params, memory, {**state, "t": state["t"] + 1}
 
@@ -96,7 +105,7 @@ def replacement(utility: str | None = "contribution") -> Renewal:
         units, u_hat, f_hat = appraise(units, h.mean(0), w_in, w_out, hyper, utility)
         if utility in ("random", None):
             where = torch.arange(h.shape[1], device=h.device)
-            ranks = draws.uniform(seed, draws.RANDOM_UTILITY, t, where + 2**20 * layer)
+            ranks = keyed_random.uniform(seed, keyed_random.RANDOM_UTILITY, t, where + 2**20 * layer)
             u_hat = ranks if utility else torch.where(hyper["utility"] == random, ranks, u_hat)
         units, pick = choose(units, u_hat, hyper)
         return units, pick, f_hat

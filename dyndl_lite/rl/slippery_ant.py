@@ -11,14 +11,14 @@ import math
 import gymnasium
 import torch
 
-from dyndl_lite import draws
+from dyndl_lite import keyed_random as random
 
 LEAST, MOST = 0.02, 2.0
 
 
 def friction(seed: int, number: int) -> float:
     """Give the friction of period `number`, from 0: a function of the seed alone."""
-    u = float(draws.uniform(torch.tensor(seed), draws.FRICTION, number))
+    u = float(random.uniform(torch.tensor(seed), random.FRICTION, number))
     return LEAST * math.exp(u * math.log(MOST / LEAST))
 
 

@@ -2,7 +2,7 @@
 
 Stream TD(lambda) and stream Q(lambda) of Elsayed, Vasan and Mahmood (2024); AC(lambda) is in
 `actor_critic`. An agent is a few pure functions of **one** agent and one transition; `lives` lets it live
-in a world. With the settings `kit.CLASSIC` they are the classic TD(lambda), Q(lambda), AC(lambda).
+in a world. With the settings `stream_x.CLASSIC` they are the classic TD(lambda), Q(lambda), AC(lambda).
 """
 
 from collections.abc import Callable
@@ -13,9 +13,16 @@ from torch import Tensor
 from torch.func import grad_and_value
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import draws
-from dyndl_lite.continual_backprop import appraise, choose, forget, new_units, newborn, rebirth
-from dyndl_lite.rl import kit
+from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.continual_backprop import (
+    appraise,
+    choose,
+    forget,
+    new_units,
+    newborn,
+    rebirth,
+)
+from dyndl_lite.rl import stream_x
 
 
 class Agent(NamedTuple):
@@ -37,7 +44,7 @@ REPLACING = {"replacement_rate": 0.0, "utility_decay": 0.99, "maturity_threshold
 
 def new_net(seed: Tensor, sizes: tuple[int, ...], hyper: dict, replacing: bool, which: int) -> dict:
     """Make one of an agent's networks, with its traces."""
-    params = kit.initialise(seed, sizes, hyper["sparsity"], which)
+    params = stream_x.initialise(seed, sizes, hyper["sparsity"], which)
     net = {"params": params, "trace": tree_map(torch.zeros_like, params)}
     if replacing:
         net["units"] = [new_units(n, seed.device) for n in sizes[1:-1]]
@@ -47,7 +54,7 @@ def new_net(seed: Tensor, sizes: tuple[int, ...], hyper: dict, replacing: bool, 
 
 def _fresh(seed, t, sizes, hyper, which) -> list[Tensor]:
     """Draw incoming weights for the unit of each hidden layer that may be reborn next."""
-    return [kit.sparse_row(seed, n, hyper["sparsity"], draws.REBIRTH, t, 100 * which + layer)
+    return [stream_x.sparse_row(seed, n, hyper["sparsity"], random.REBIRTH, t, 100 * which + layer)
             for layer, n in enumerate(sizes[:-2])]
 
 
@@ -62,7 +69,7 @@ def update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, dec
     features : list of tensors [units]
         The hidden activities before the step.
     """
-    params, trace = kit.obgd(net["params"], net["trace"], gradient, delta, decay, hyper, kappa)
+    params, trace = stream_x.obgd(net["params"], net["trace"], gradient, delta, decay, hyper, kappa)
     trace = tree_map(lambda z: torch.where(over, 0.0, z), trace)
     if "units" not in net:
         return {"params": params, "trace": trace}
@@ -92,7 +99,7 @@ def criticise(critic: dict, seen: dict, hyper: dict) -> tuple:
     """Give the gradient of v(s), (v(s), features) and the TD error of a critic with one output."""
 
     def value(params, x):
-        output, features = kit.forward(params, x, hyper["layer_norm"])
+        output, features = stream_x.forward(params, x, hyper["layer_norm"])
         return output[0], features
 
     gradient, seen_by = grad_and_value(value, has_aux=True)(critic["params"], seen["x"])
@@ -117,7 +124,7 @@ def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), replacing: bool =
                          hyper["kappa"], seed, t, 0)
         return {"critic": critic}, v
 
-    return Agent(start, act, learn, kit.SETTINGS | (REPLACING if replacing else {}),
+    return Agent(start, act, learn, stream_x.SETTINGS | (REPLACING if replacing else {}),
                  f"stream_td {sizes} replacing={replacing}")
 
 
@@ -137,19 +144,19 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         return {"critic": new_net(seed, sizes, hyper, replacing, 0)}
 
     def act(mind, hyper, x, seed, t):
-        q, _ = kit.forward(mind["critic"]["params"], x, hyper["layer_norm"])
+        q, _ = stream_x.forward(mind["critic"]["params"], x, hyper["layer_norm"])
         return epsilon_greedy(q, hyper, seed, t)
 
     def learn(mind, hyper, seen, seed, t):
         params = mind["critic"]["params"]
 
         def value(params):
-            q, features = kit.forward(params, seen["x"], hyper["layer_norm"])
+            q, features = stream_x.forward(params, seen["x"], hyper["layer_norm"])
             chosen = torch.arange(actions, device=q.device) == seen["action"]
             return torch.where(chosen, q, 0.0).sum(), features
 
         gradient, (v, features) = grad_and_value(value, has_aux=True)(params)
-        q_next, _ = kit.forward(params, seen["next_x"], hyper["layer_norm"])
+        q_next, _ = stream_x.forward(params, seen["next_x"], hyper["layer_norm"])
         delta = td_error(v, q_next.amax(0), seen, hyper)
         decay = hyper["discount"] * hyper["trace_decay"]
         decay = torch.where(seen["explored"] & (hyper["cut"] > 0), 0.0, decay)
@@ -157,7 +164,7 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
                          hyper["kappa"], seed, t, 0)
         return {"critic": critic}, v
 
-    settings = kit.SETTINGS | EXPLORING | {"cut": 1.0}
+    settings = stream_x.SETTINGS | EXPLORING | {"cut": 1.0}
     return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
                  f"stream_q {sizes} replacing={replacing}")
 
@@ -166,7 +173,7 @@ def epsilon_greedy(q: Tensor, hyper: dict, seed: Tensor, t: Tensor) -> tuple:
     """Choose an action, mostly the best one; say whether it is not the best."""
     falling = 1 - (1 - hyper["epsilon"]) * t / hyper["exploration"]
     epsilon = torch.maximum(falling, hyper["epsilon"])
-    u = draws.uniform(seed, draws.EXPLORE, t, torch.arange(2, device=seed.device))
+    u = random.uniform(seed, random.EXPLORE, t, torch.arange(2, device=seed.device))
     best = q.argmax(0)
     other = (u[1] * q.shape[0]).long()
     action = torch.where(u[0] < epsilon, other, best)

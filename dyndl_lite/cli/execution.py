@@ -1,0 +1,205 @@
+"""Execute notebooks, each in a process of its own, with papermill.
+
+`run_all` begins a child process per notebook; the child is this module's `main`. A child holds
+the end of a pipe from its parent: when that closes, because of Ctrl-C or because the parent was
+killed, the child ends its kernel and itself, so that nothing goes on computing unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+
+from dyndl_lite.cli.notebooks import Notebook
+from dyndl_lite.files import atomic
+
+
+def run_all(tasks: list[tuple[Notebook, dict[str, Any]]], out: Path, jobs: int) -> pd.DataFrame:
+    """Execute notebooks with their values, `jobs` at a time.
+
+    Each leaves `out/NN_name.ipynb`, or `out/NN_name.failed.ipynb` if a cell raised, and its own
+    files in `out/NN_name/`. The times of those that succeed are kept in `out/times.csv`.
+
+    Returns
+    -------
+    DataFrame
+        A row per notebook: notebook, seconds, status (`ok`, or why it failed).
+    """
+    crew = Crew(out, jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(crew.run_one, notebook, values) for notebook, values in tasks]
+        try:
+            return pd.DataFrame([future.result() for future in futures])
+        except BaseException:  # Ctrl-C above all
+            pool.shutdown(wait=False, cancel_futures=True)
+            crew.stop()
+            raise
+
+
+class Crew:
+    """The child processes at work, and the one voice with which they speak."""
+
+    def __init__(self, out: Path, jobs: int) -> None:
+        self.out = out
+        self.lock = threading.Lock()
+        self.children: set[subprocess.Popen] = set()
+        self.stopped = False
+        self.environment = {**os.environ, "DYNDL_BATCH": "1"}
+        if jobs > 1:  # processes share the cores; threads within each would only collide
+            self.environment.setdefault("OMP_NUM_THREADS", "1")
+
+    def run_one(self, notebook: Notebook, values: dict[str, Any]) -> dict[str, Any]:
+        """Execute one notebook in a child process and pass its lines on."""
+        folder = self.out / notebook.name
+        values = {**values, "out": str(folder)}
+        command = [sys.executable, "-m", "dyndl_lite.cli.execution", str(notebook.path),
+                   str(self.out / f"{notebook.name}.ipynb"), json.dumps(values)]
+        start = time.monotonic()
+        with tempfile.TemporaryFile("w+", errors="replace") as last_words:
+            child = subprocess.Popen(command, env=self.environment, text=True, errors="replace",
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     stderr=last_words, start_new_session=True)
+            with self.lock:
+                self.children.add(child)
+                if self.stopped:
+                    child.stdin.close()
+            for line in child.stdout:
+                self.say(f"{notebook.name[:2]} | {line.rstrip()}")
+            code = child.wait()
+            seconds = round(time.monotonic() - start, 1)
+            last_words.seek(0)
+            words = [line.strip() for line in last_words if line.strip()]
+        if self.stopped:
+            status = "interrupted"
+        elif code:
+            status = words[-1] if code == 1 and words else f"its process ended with code {code}"
+            self.say(f"{notebook.name}: {status}", sys.stderr)
+        else:
+            status = "ok"
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            self.keep_time(notebook.name, values["profile"], seconds)
+        return {"notebook": notebook.name, "seconds": seconds, "status": status}
+
+    def say(self, line: str, stream=None) -> None:
+        """Print one line, whole."""
+        with self.lock:
+            print(line, file=stream or sys.stdout, flush=True)
+
+    def keep_time(self, notebook: str, profile: str, seconds: float) -> None:
+        """Note how long a notebook took, in place of an earlier time at the same profile."""
+        path = self.out / "times.csv"
+        with self.lock, atomic(path) as part:
+            row = pd.DataFrame([{"notebook": notebook, "profile": profile, "seconds": seconds}])
+            times = pd.concat([pd.read_csv(path), row]) if path.exists() else row
+            times = times.drop_duplicates(["notebook", "profile"], keep="last")
+            times.sort_values(["notebook", "profile"]).to_csv(part, index=False)
+
+    def stop(self) -> None:
+        """Let the children end: each waits for the end of its standard input."""
+        with self.lock:
+            self.stopped = True
+            for child in self.children:
+                child.stdin.close()
+
+
+def execute(source: Path, output: Path, values: dict[str, Any]) -> None:
+    """Execute a notebook's source with papermill in this interpreter's environment.
+
+    Raises
+    ------
+    PapermillExecutionError, DeadKernelError
+        If a cell raises or the kernel dies; the notebook is then kept as `*.failed.ipynb`.
+    OSError
+        If the output cannot be written.
+    """
+    import jupytext
+    import papermill
+    from ipykernel.kernelspec import get_kernel_dict, RESOURCES
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient.exceptions import DeadKernelError
+
+    class ThisPython(AsyncKernelManager):
+        """Starts `sys.executable`, whatever kernel called python3 the user has installed."""
+
+        kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+    failed = output.with_suffix(".failed.ipynb")
+    with atomic(output) as part:
+        threading.Thread(target=end_with_parent, args=[part], daemon=True).start()
+        try:
+            papermill.execute_notebook(
+                jupytext.read(source), part, values, kernel_name="python3", language="python",
+                cwd=source.parent, progress_bar=False, stdout_file=sys.stdout,
+                stderr_file=sys.stdout, kernel_manager_class=ThisPython)
+        except (papermill.PapermillExecutionError, DeadKernelError):
+            name_origin(part, source)
+            os.replace(part, failed)
+            raise
+        name_origin(part, source)
+    failed.unlink(missing_ok=True)
+
+
+def name_origin(notebook: Path, source: Path) -> None:
+    """Say where a notebook came from; papermill was given cells, and a temporary name."""
+    content = nbformat.read(notebook, as_version=4)
+    content.metadata.papermill.update(input_path=source.name,
+                                      output_path=source.with_suffix(".ipynb").name)
+    nbformat.write(content, notebook)
+
+
+LEAVE_NOTHING = """import os, sys, psutil
+for process in psutil.Process().children(recursive=True):
+    process.kill()
+if os.path.exists(sys.argv[1]):
+    os.unlink(sys.argv[1])
+sys.exit(130)"""
+
+
+def end_with_parent(part: Path) -> None:
+    """Wait until the parent closes our standard input or dies; then leave nothing behind.
+
+    Another program takes this process over, and with that every other thread is gone at once: none
+    can write the notebook again after it has been removed.
+    """
+    sys.stdin.read()
+    os.execv(sys.executable, [sys.executable, "-c", LEAVE_NOTHING, str(part)])
+
+
+def describe(error: Exception) -> str:
+    """Why a notebook failed, in one line: which cell, the exception and its message."""
+    if isinstance(error, OSError) and error.filename is None:
+        return error.strerror or str(error)
+    if not hasattr(error, "ename"):
+        return f"{type(error).__name__}: " + " ".join(str(error).split())
+    lines = error.evalue.splitlines() or [""]
+    return f"cell In [{error.exec_count}] raised {error.ename}: {lines[0]}"
+
+
+def main() -> int:
+    """The child process: execute one notebook; a failure is the last line on stderr."""
+    source, output, values = sys.argv[1:]
+    try:
+        execute(Path(source), Path(output), json.loads(values))
+    except Exception as error:
+        kept = Path(output).with_suffix(".failed.ipynb")
+        hint = f"; see {kept}" if kept.exists() and not isinstance(error, OSError) else ""
+        print(f"{describe(error)}{hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""How a dynamic network learns: hunger goes back, and everybody's step has one bound.
+
+The errors of the outputs go back over real links and shadow links (`hungers`). Each listener then
+learns around the mean of what it hears, every weight by a step size of its own (`step_sizes`), and
+no further than its own bound and the bound that all share allow (`learn`).
+"""
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from dyndl_lite.algorithms.step_sizes import prepare, shortened
+
+_LEAST_SPREAD = 0.1  # else a unit that is all but silent would be learned from without measure
+
+
+def heard_by(s: Tensor, weights: Tensor) -> Tensor:
+    """What listeners with these weights hear: their sources, and a 1 for the bias."""
+    return torch.cat([s[:weights.shape[1] - 1], torch.ones_like(s[:1])])
+
+
+def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: Tensor,
+            c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Carry errors and curvatures back over real links, and over the shadow links.
+
+    Parameters
+    ----------
+    links, wants : tensors [listeners, units]
+        Real weights, and what the shadow weights add (`fringe.wanting`).
+    active : bool tensor [units]
+        Slope of the rectifier.
+    level : tensor [units]
+    delta, c : tensors [outputs]
+        Local errors and curvatures of the outputs.
+
+    Returns
+    -------
+    delta, c : tensors [outputs + units]
+    """
+    outputs, none = delta.shape[0], torch.zeros_like(level)
+    delta, c = torch.cat([delta, none]), torch.cat([c, none])
+    for this in range(depth, 0, -1):
+        here = torch.cat([torch.zeros_like(delta[:outputs]), active & (level == this)]) > 0
+        told, bent = delta[:links.shape[0]], c[:links.shape[0]]
+        hunger = (links + wants).T @ told
+        curved = (links**2 + wants**2).T @ bent
+        delta = torch.where(here, torch.cat([delta[:outputs], hunger]), delta)
+        c = torch.where(here, torch.cat([c[:outputs], curved]), c)
+    return delta, c
+
+
+def joint_pace(params: dict, pace: dict, s: Tensor, level: Tensor, depth: int) -> Tensor:
+    """Give how far each output's sum moves, for an error of 1, when all below it learn as well.
+
+    A listener moves its sum by its own pace, and unit j, of weight w, moves it by w^2 of its own:
+    it feels w of the error, and is heard with w.
+    """
+    active = (s[-level.shape[0]:] > 0).to(s.dtype)
+    moved = torch.zeros_like(level)
+    for this in range(1, depth + 1):
+        below = _links_squared(params["hidden"], moved) if depth > 1 else 0
+        moved = torch.where(level == this, active * (pace["hidden"] + below), moved)
+    return pace["output"] + _links_squared(params["output"], moved)
+
+
+def _links_squared(weights: Tensor, moved: Tensor) -> Tensor:
+    return weights[:, -1 - moved.shape[0]:-1]**2 @ moved
+
+
+def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: Tensor,
+          may: Tensor | None, depth: int, hyper: dict) -> tuple[dict, dict]:
+    """Let all learn around the mean of what they hear, each weight at its own step size.
+
+    The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and
+    b is the same net, but a change of w then leaves the mean answer alone, and the strongest of
+    all correlations between inputs, that with the bias, is gone.
+
+    No unit corrects more than a share of its own error, and all who are heard share one more bound:
+    together they correct no more than the whole. What they learned before they `forget` where the
+    loss is saturated, and then take their step; the mean answer stays.
+
+    Parameters
+    ----------
+    params, memory : dicts
+        Of the hidden units and of the outputs.
+    s : tensor [sources]
+    units : dict
+        Of `growth`.
+    delta, c : tensors [outputs + units]
+        From `hungers`.
+    may : bool tensor [units, sources], optional
+        Whom each hidden unit hears; None: all of them hear the inputs.
+    depth : int
+    hyper : dict
+    """
+    outputs = params["output"].shape[0]
+    mean = hyper["centring"] * units["mean"]
+    level = levelled(units, hyper)
+    heard = {name: heard_by(level * (s - mean), w) for name, w in params.items()}
+    if may is not None:
+        heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
+    bent = c / hyper["bound"]
+    own = {"output": (delta[:outputs], heard["output"], bent[:outputs]),
+           "hidden": (delta[outputs:], heard["hidden"], bent[outputs:])}
+    dims = {name: (0, None if heard[name].ndim == 1 else 0, 0) for name in own}
+    plans = {name: vmap(prepare, in_dims=(0, *dims[name], None))(memory[name], *own[name], hyper)
+             for name in own}
+    pace = {name: plans[name][2] for name in own}
+    share = {name: pace[name] * own[name][2] for name in own}
+    whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
+    joint = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
+    forgetting = forget(delta, c, outputs, hyper)
+    params, memory = dict(params), dict(memory)
+    for name, (alpha, v, _) in plans.items():
+        shorter = 1 / torch.clamp(torch.maximum(share[name], joint[name] * whole), min=1)
+        memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
+            memory[name], alpha, v, shorter, *own[name])
+        bias, around = heard_by(torch.zeros_like(s), params[name]), mean[:change.shape[1] - 1]
+        forgotten = (shorter * forgetting[name])[:, None] * alpha * params[name] * (1 - bias)
+        turn = (change - forgotten) * heard_by(level, params[name])
+        params[name] = params[name] + turn - bias * (turn[:, :-1] @ around)[:, None]
+    return params, memory
+
+
+def levelled(units: dict, hyper: dict) -> Tensor:
+    """Give the factor [sources] of each source where weights are learned: louder units get less.
+
+    With the power 1/2 a weight's change is in proportion to (s - mean) / spread: what counts is how
+    unusual the unit is, not how much it says. Inputs are taken as they are.
+    """
+    size = units["level"].shape[0]
+    spread = units["spread"][-size:] + _LEAST_SPREAD
+    factor = torch.exp(-hyper["levelling"] * torch.log(spread))  # a power, computed faster
+    return torch.cat([torch.ones_like(units["spread"][:-size]), factor])
+
+
+def forget(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Tensor]:
+    """Give how fast the weights of each listener shrink, in step sizes.
+
+    Where a loss is saturated, its slope tells little of how far there is to go: a softmax that is
+    sure of the wrong class has the error 1 whether it is a little too sure or much, and hardly any
+    curvature. What makes it so sure was learned for something else; it shrinks. An output forgets
+    where its error exceeds its curvature (with the squared error, where it is off by more than 1),
+    hidden units only under a loss that is truly saturated, its slope at most 1: a squared error
+    never is, and there they would forget what they know of a context that returns. (Narendra and
+    Annaswamy 1987 forget in proportion to the error itself, and so at every noise.)
+
+    Parameters
+    ----------
+    delta, c : tensors [outputs + units]
+    outputs : int
+    hyper : dict
+    """
+    error, curvature = delta[:outputs].abs(), c[:outputs]
+    saturated = torch.clamp(torch.clamp(error, max=1) - curvature, min=0).max()
+    taught = (delta[outputs:] != 0).to(delta.dtype)  # who hears nothing of it forgets nothing
+    return {"output": hyper["forgetting"] * torch.clamp(error - curvature, min=0),
+            "hidden": hyper["hidden_forgetting"] * saturated * taught}

@@ -1,0 +1,132 @@
+"""A multilayer network as plain data: a list of (weights, biases), and how to run it."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from dyndl_lite import keyed_random as random
+
+Params = list[tuple[Tensor, Tensor]]
+
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "leaky_relu": lambda z: torch.where(z > 0, z, 0.01 * z),
+    "elu": lambda z: torch.where(z > 0, z, torch.expm1(torch.clamp(z, max=0.0))),
+    "swish": lambda z: z * torch.sigmoid(z),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+# Kaiming's gain per activation; the paper uses ReLU's for ELU and swish.
+_GAINS = {
+    "relu": math.sqrt(2),
+    "leaky_relu": math.sqrt(2 / (1 + 0.01**2)),
+    "elu": math.sqrt(2),
+    "swish": math.sqrt(2),
+    "tanh": 5 / 3,
+    "sigmoid": 1.0,
+    "linear": 1.0,
+}
+
+
+def weight_bound(fan_in: int, activation: str) -> float:
+    """Half-width of the uniform distribution of initial weights, gain x sqrt(3 / fan_in).
+
+    He et al. (2015), as used by Dohare et al. (2024), Methods.
+    """
+    return _GAINS[activation] * math.sqrt(3 / fan_in)
+
+
+def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
+               voices: int = 1) -> Params:
+    """Draw the weights of one new network; its biases start at zero.
+
+    Parameters
+    ----------
+    seed : int64 scalar tensor
+        The run's seed: the same seed and sizes give the same network for every learner.
+    sizes : tuple of int
+        Inputs, units of each hidden layer, outputs; ``(20, 1)`` is a linear network.
+    activation : str
+        A name in `ACTIVATIONS`; it sets the scale of the hidden layers' weights.
+    voices : int
+        Numbers that each hidden unit passes on: 1, or 2 where a ReLU is concatenated.
+
+    Returns
+    -------
+    list of (weights [units, inputs], biases [units]), one pair a layer
+
+    Raises
+    ------
+    ValueError
+        If the activation is unknown or there are fewer than two sizes.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is unknown: use one of {list(ACTIVATIONS)}")
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes {sizes}: give inputs, hidden units a layer, outputs, all >= 1")
+    params = []
+    heard = [sizes[0], *(voices * n for n in sizes[1:-1])]
+    for layer, (fan_in, units) in enumerate(zip(heard, sizes[1:])):
+        last = layer == len(sizes) - 2
+        bound = weight_bound(fan_in, "linear" if last else activation)
+        where = torch.arange(units * fan_in, device=seed.device)
+        w = bound * (2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1)
+        params.append((w.reshape(units, fan_in), torch.zeros(units, device=seed.device)))
+    return params
+
+
+def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor, list[Tensor]]:
+    """Run one network on one example.
+
+    Parameters
+    ----------
+    params : list of (weights, biases)
+    x : tensor [inputs]
+    activation : str
+        A name in `ACTIVATIONS`.
+
+    Returns
+    -------
+    output : tensor [outputs]
+    features : list of tensors [units]
+        The activity h of every hidden layer.
+    """
+    f = ACTIVATIONS[activation]
+    h, features = x, []
+    for W, b in params[:-1]:
+        h = f(W @ h + b)
+        features.append(h)
+    W, b = params[-1]
+    return W @ h + b, features
+
+
+def curvatures(params: Params, inputs: list[Tensor], of_output: Tensor,
+               activation: str = "relu") -> list[Tensor]:
+    """Carry the curvature of the loss back to every unit.
+
+    Approximate second derivatives of the loss with respect to each unit's summed input z, as
+    LeCun, Denker and Solla (1990, Equations 6 to 9) carry them back, without the term in f'':
+    c_j = f'(z_j)^2 sum_k w_kj^2 c_k, never negative.
+
+    Parameters
+    ----------
+    params : list of (weights, biases)
+    inputs : list of tensors [inputs]
+        Of each layer: x, then the activities of the hidden layers.
+    of_output : tensor [outputs]
+        Second derivatives with respect to the outputs.
+    activation : str
+
+    Returns
+    -------
+    list of tensors [units], one a layer
+    """
+    f = ACTIVATIONS[activation]
+    c = [of_output]
+    for (W, b), a, (W_next, _) in zip(params[-2::-1], inputs[-2::-1], params[:0:-1]):
+        slope = grad(lambda z: f(z).sum())(W @ a + b)
+        c.append(slope**2 * ((W_next**2).T @ c[-1]))
+    return c[::-1]

@@ -1,0 +1,96 @@
+"""Problems whose tasks return: does a learner that stays able to learn also remember?
+
+A visit is a stretch of examples of one task; a cycle visits every task once, in turn. The error
+over the first examples of a visit says what was kept since the last one (retention), the error
+over whole visits in the first cycle how fast a new task is learned (plasticity).
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dyndl_lite import keyed_random as random
+from dyndl_lite.problems.images import PermutedImages
+from dyndl_lite.problems.regression import SlowlyChangingRegression
+
+
+@dataclass(frozen=True)
+class RecurringContexts(SlowlyChangingRegression):
+    """Slowly-changing regression that returns to a few fixed patterns of its slow bits.
+
+    Target and fast bits are those of `SlowlyChangingRegression`. The slow bits are a context: one
+    of `contexts` random patterns (of the 2^15, so two are hardly ever the same), which are
+    visited in turn.
+
+    Parameters
+    ----------
+    flip_period : int
+        Examples a visit.
+    contexts : int
+        Patterns, drawn once for each seed.
+    """
+
+    flip_period: int = 5_000
+    contexts: int = 8
+
+    name = "recurring contexts"
+
+    def slow(self, seeds: Tensor, periods: Tensor) -> Tensor:
+        """Give the slow bits [periods, runs, slow_bits] (0 or 1) of some visits."""
+        where = torch.arange(self.slow_bits, device=seeds.device)
+        context = (periods % self.contexts)[:, None, None]
+        return random.bits(seeds[:, None], random.CONTEXT, context, where) >> 31
+
+
+@dataclass(frozen=True, eq=False)
+class ReturningImages(PermutedImages):
+    """Permuted images whose permutations return, in turn; the images come in a new order.
+
+    Parameters
+    ----------
+    images, labels, task_length, name
+        As for `PermutedImages`; a task is a visit.
+    permutations : int
+        Orders of the pixels, drawn once for each seed.
+    """
+
+    name: str = "returning images"
+    permutations: int = 5
+
+    def permutation(self, task: int) -> int:
+        """Give the number of a task's order of the pixels."""
+        return task % self.permutations
+
+
+def remembered(frame: pd.DataFrame, metric: str, by: list[str], cycle: int, visit: int,
+               cycles: int = 2) -> pd.DataFrame:
+    """Measure retention and plasticity of runs whose tasks return.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `ensemble.run` gives it, with bins of 100 examples.
+    metric : str
+        squared_error or accuracy.
+    by : list of str
+        Columns that tell learners and settings apart.
+    cycle, visit : int
+        Visits a cycle, and examples a visit.
+    cycles : int
+        How many of the last cycles count.
+
+    Returns
+    -------
+    DataFrame indexed by `by` and seed
+        Means of the metric. Over the last cycles: ``visit``, ``first_100`` (retention) and
+        ``last_1000`` of each visit; over the first cycle: ``plasticity``.
+    """
+    within = (frame.step - 1) % visit
+    last = frame.step > frame.step.max() - cycles * cycle * visit
+    parts = {"visit": last, "first_100": last & (within < 100),
+             "last_1000": last & (within >= visit - 1_000),
+             "plasticity": frame.step <= cycle * visit}
+    return pd.DataFrame({name: frame[part].groupby([*by, "seed"])[metric].mean()
+                         for name, part in parts.items()})

@@ -1,0 +1,81 @@
+"""What a problem is: an endless stream of examples, a pure function of seed and time."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Stream(Protocol):
+    """A problem, for many runs at once; its ``repr`` tells two of them apart.
+
+    It may also have ``shape`` and ``label_shape`` where one example is a whole minibatch, ``digest``
+    where it holds data, and ``test(seeds, t)``, which gives X and Y that are held back.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+
+    def to(self, device: torch.device) -> "Stream":
+        """Give the same stream on a device."""
+
+    def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Give X [count, runs, inputs] and Y [count, runs, outputs], or labels [count, runs]."""
+
+
+def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | None = None) -> None:
+    """Refuse examples that no learner should see.
+
+    Parameters
+    ----------
+    stream
+    X, Y : tensors
+        As its method ``examples`` gave them.
+    start : int
+        Time of the first.
+    asked : (int, int), optional
+        The steps and runs that were asked for.
+
+    Raises
+    ------
+    ValueError
+        Naming the stream and the step, if a value is NaN or infinite, if an input or target
+        has the wrong size, or if a label is out of range.
+    """
+    where = f"stream {stream.name!r}, step"
+    runs = asked or tuple(X.shape[:2])
+    # An example may be a whole minibatch (`image_tasks`): then x and the labels have a shape.
+    x_shape, label_shape = shapes(stream)
+    if X.shape != (*runs, *x_shape) or Y.shape[:2] != runs:
+        expected = ", ".join(map(str, [*(asked or ("steps", "runs")), *x_shape]))
+        raise ValueError(f"{where} {start}: examples of shape X {tuple(X.shape)}, "
+                         f"Y {tuple(Y.shape)}; expected [{expected}] and the same steps and runs "
+                         "in Y")
+    if Y.is_floating_point():
+        if Y.ndim != 3 or Y.shape[2] != stream.outputs:
+            raise ValueError(f"{where} {start}: targets of shape {tuple(Y.shape)}; expected "
+                             f"[steps, runs, {stream.outputs}]")
+        in_range = torch.isfinite(Y.sum())
+        wrong = "NaN or infinite input or target"
+    else:
+        if Y.shape[2:] != label_shape:
+            expected = ", ".join(["steps", "runs", *map(str, label_shape)])
+            raise ValueError(f"{where} {start}: labels of shape {tuple(Y.shape)}; expected "
+                             f"[{expected}] (or targets in floating point)")
+        in_range = (Y.min() >= 0) & (Y.max() < stream.outputs)
+        wrong = f"NaN or infinite input, or a label outside 0..{stream.outputs - 1}"
+    if torch.isfinite(X.sum()) & in_range:  # as good as a look at each number, and faster
+        return
+    good = torch.isfinite(X).flatten(2).all(2)
+    fit = torch.isfinite(Y) if Y.is_floating_point() else (Y >= 0) & (Y < stream.outputs)
+    good &= fit.reshape(*runs, -1).all(2)
+    if not good.all():  # a sum may also overflow where all is well
+        step, run = (~good).nonzero()[0].tolist()
+        raise ValueError(f"{where} {start + step}, run {run}: {wrong}; mend the data and run "
+                         "again")
+
+
+def shapes(stream) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the shapes of one x and of one label: [inputs] and a number, unless the stream says."""
+    return getattr(stream, "shape", (stream.inputs,)), getattr(stream, "label_shape", ())

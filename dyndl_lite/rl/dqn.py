@@ -1,0 +1,139 @@
+"""Learners made for batches: DQN with its replay buffer, and what is left without one.
+
+DQN (Mnih et al. 2015) is the foil of the streaming learners: it may look at everything again and
+again. With ``buffer`` 1 all of its batch is the transition that just happened, which is DQN at batch
+and buffer 1. `ppo_of_one` is PPO (Schulman et al. 2017) with a rollout of one step.
+"""
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.utils._pytree import tree_map
+
+from dyndl_lite import keyed_random as random
+from dyndl_lite.learning import adam
+from dyndl_lite.models import mlp
+from dyndl_lite.rl.actor_critic import log_probability
+from dyndl_lite.rl.streaming import Agent, epsilon_greedy, EXPLORING
+
+# What a life asks of every agent (see `kit.SETTINGS`), and Adam's settings.
+_COMMON = {"discount": 0.99, "normalise": 0.0, "scale_rewards": 0.0, "horizon": 1e9,
+           **adam.settings, "step_size": 1e-3}
+
+
+def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity: int = 4_000,
+        batch: int = 32) -> Agent:
+    """Make a DQN: replay, a target network, Huber loss, Adam.
+
+    Settings: ``buffer``, the last transitions it draws its batch from (at most `capacity`);
+    ``target_period``, steps between two copies of the network into the target; ``warm_up``, steps
+    before it learns; ``epsilon`` and ``exploration`` as of `stream_q`.
+    """
+    sizes = (inputs, *hidden, actions)
+    width = 2 * inputs + 3
+
+    def start(seed, hyper):
+        params = mlp.initialise(seed, sizes)
+        return {"critic": {"params": params}, "target": tree_map(torch.clone, params),
+                "memory": adam.start(params),
+                "buffer": torch.zeros(capacity, width, device=seed.device)}
+
+    def act(mind, hyper, x, seed, t):
+        q, _ = mlp.forward(mind["critic"]["params"], x)
+        return epsilon_greedy(q, hyper, seed, t)
+
+    def loss(params, target, rows, discount):
+        def one(row):
+            x, next_x = row[:inputs], row[inputs:2 * inputs]
+            action, reward, goes_on = row[2 * inputs:]
+            q = mlp.forward(params, x)[0]
+            q_next = mlp.forward(target, next_x)[0].amax(0)
+            chosen = torch.arange(actions, device=row.device) == action
+            delta = reward + discount * goes_on * q_next - torch.where(chosen, q, 0.0).sum()
+            size = delta.abs()
+            return torch.where(size < 1, 0.5 * delta**2, size - 0.5)
+
+        return vmap(one)(rows).mean()
+
+    def learn(mind, hyper, seen, seed, t):
+        row = torch.cat([seen["x"], seen["next_x"], torch.stack(
+            [seen["action"].float(), seen["reward"], 1 - seen["terminal"].float()])])
+        slot = torch.arange(capacity, device=seed.device) == t % capacity
+        buffer = torch.where(slot[:, None], row, mind["buffer"])
+        u = random.uniform(seed, random.REPLAYED, t, torch.arange(batch, device=seed.device))
+        back = (u * torch.minimum(t + 1, hyper["buffer"])).long()
+        rows = buffer.index_select(0, (t - back) % capacity)
+        params = mind["critic"]["params"]
+        gradient = grad(loss)(params, mind["target"], rows, hyper["discount"])
+        new, memory = adam.update(params, gradient, mind["memory"], hyper)
+        ready = t >= hyper["warm_up"]
+
+        def if_ready(a, b):
+            return tree_map(lambda a, b: torch.where(ready, a, b), a, b)
+
+        params = if_ready(new, params)
+        copy = (t + 1) % hyper["target_period"].long() == 0
+        target = tree_map(lambda a, b: torch.where(copy, a, b), params, mind["target"])
+        q, _ = mlp.forward(mind["critic"]["params"], seen["x"])
+        return {"critic": {"params": params}, "target": target,
+                "memory": if_ready(memory, mind["memory"]), "buffer": buffer}, q.amax(0)
+
+    settings = _COMMON | EXPLORING | {"buffer": float(capacity), "target_period": 250.0,
+                                      "warm_up": 1_000.0}
+    return Agent(start, act, learn, settings, f"dqn {sizes} capacity={capacity} batch={batch}")
+
+
+def ppo_of_one(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
+               epochs: int = 4) -> Agent:
+    """Make PPO whose rollout is one step: its advantage is the TD error, its batch one transition.
+
+    Settings: ``clip`` of the probability ratio, ``entropy`` weight; Adam learns both networks.
+    """
+    sizes = {"critic": (inputs, *hidden, 1), "actor": (inputs, *hidden, actions)}
+
+    def start(seed, hyper):
+        mind = {}
+        for i, (name, size) in enumerate(sizes.items()):
+            params = mlp.initialise(seed + 1000 * i, size, "tanh")
+            mind[name] = {"params": params, "memory": adam.start(params)}
+        return mind
+
+    def value(params, x):
+        return mlp.forward(params, x, "tanh")[0][0]
+
+    def act(mind, hyper, x, seed, t):
+        output, _ = mlp.forward(mind["actor"]["params"], x, "tanh")
+        u = random.uniform(seed, random.ACTION, t)
+        return (u >= torch.softmax(output, 0).cumsum(0)[:-1]).sum(), t < 0
+
+    def learn(mind, hyper, seen, seed, t):
+        critic, actor = mind["critic"], mind["actor"]
+        v_next = torch.where(seen["terminal"], 0.0, value(critic["params"], seen["next_x"]))
+        target = seen["reward"] + hyper["discount"] * v_next
+        v = value(critic["params"], seen["x"])
+        advantage = target - v
+        before = log_probability(mlp.forward(actor["params"], seen["x"], "tanh")[0],
+                                 seen["action"])[0]
+
+        def policy_loss(params):
+            output, _ = mlp.forward(params, seen["x"], "tanh")
+            log_p, entropy = log_probability(output, seen["action"])
+            ratio = torch.exp(log_p - before)
+            clipped = torch.minimum(torch.maximum(ratio, 1 - hyper["clip"]), 1 + hyper["clip"])
+            return -torch.minimum(ratio * advantage, clipped * advantage) - hyper["entropy"] * entropy
+
+        def value_loss(params):
+            return 0.5 * (target - value(params, seen["x"])) ** 2
+
+        for _ in range(epochs):
+            critic, actor = (_adam_step(net, of, hyper) for net, of in
+                             ((critic, value_loss), (actor, policy_loss)))
+        return {"critic": critic, "actor": actor}, v
+
+    return Agent(start, act, learn, _COMMON | {"clip": 0.2, "entropy": 0.01, "step_size": 3e-4},
+                 f"ppo_of_one {sizes} epochs={epochs}")
+
+
+def _adam_step(net: dict, loss, hyper: dict) -> dict[str, Tensor]:
+    params, memory = adam.update(net["params"], grad(loss)(net["params"]), net["memory"], hyper)
+    return {"params": params, "memory": memory}

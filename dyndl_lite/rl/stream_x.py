@@ -1,0 +1,161 @@
+"""What keeps a deep network learning from one transition at a time: the stream-x kit.
+
+Elsayed, Vasan and Mahmood (2024, arXiv 2410.14606): a bound on how far a step may go (ObGD), sparse
+initial weights, layer normalisation, observations and rewards scaled by running statistics.
+Each can be switched off by a setting, so an ablation is a sweep.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.layers import KINDS
+from dyndl_lite.models.mlp import ACTIVATIONS, Params
+
+#: The kit, all of it on; 0 switches off what has no size of its own.
+SETTINGS = {
+    "step_size": 1.0,  # alpha; an upper limit where steps are bounded
+    "discount": 0.99,  # gamma
+    "trace_decay": 0.8,  # lambda
+    "bounded": 1.0,  # ObGD
+    "kappa": 2.0,  # the larger, the shorter a bounded step
+    "sparsity": 0.9,  # share of each unit's incoming weights that start at zero
+    "layer_norm": 1.0,  # before every activation, without gain and bias
+    "normalise": 1.0,  # observations, to mean 0 and variance 1
+    "scale_rewards": 1.0,  # by the deviation of their discounted sum
+    "horizon": 1e9,  # steps that running statistics look back, at most
+}
+#: The same learner as textbooks have it: with traces, and with nothing of the kit.
+CLASSIC = {"bounded": 0.0, "sparsity": 0.0, "layer_norm": 0.0, "normalise": 0.0,
+           "scale_rewards": 0.0}
+#: The kit without one of its parts. Where steps are not bounded their size has to be found.
+ABLATIONS = {
+    "bound": {"bounded": 0.0, "step_size": [0.03, 0.01, 0.003, 0.001]},
+    "sparse weights": {"sparsity": 0.0},
+    "layer norm": {"layer_norm": 0.0},
+    "scaled observations": {"normalise": 0.0},
+    "scaled rewards": {"scale_rewards": 0.0},
+    "traces": {"trace_decay": 0.0},
+}
+
+
+def sparse_row(seed: Tensor, fan_in: int, sparsity: Tensor, *where: Tensor | int) -> Tensor:
+    """Draw one unit's incoming weights [fan_in]: uniform within 1 / sqrt(fan_in), most of them 0.
+
+    The released code zeroes ceil(sparsity x fan_in) of them; here at least one is left.
+    """
+    i = torch.arange(fan_in, device=seed.device)
+    w = (2 * random.uniform(seed, *where, i) - 1) / math.sqrt(fan_in)
+    key = random.uniform(seed, *where, i + 2**20)
+    rank = (key[None, :] < key[:, None]).sum(1)
+    kept = (fan_in - torch.ceil(sparsity * fan_in - 1e-4)).clamp(min=1)
+    return torch.where(rank < kept, w, 0.0)
+
+
+def initialise(seed: Tensor, sizes: tuple[int, ...], sparsity: Tensor, net: int = 0) -> Params:
+    """Draw the weights of one new network, sparsely; biases start at zero.
+
+    Parameters
+    ----------
+    seed : int64 scalar tensor
+    sizes : tuple of int
+        Inputs, units of each hidden layer, outputs.
+    sparsity : scalar tensor
+    net : int
+        Which of an agent's networks.
+    """
+    params = []
+    for layer, (fan_in, units) in enumerate(zip(sizes, sizes[1:])):
+        rows = [sparse_row(seed, fan_in, sparsity, random.SPARSE, 100 * net + layer, unit)
+                for unit in range(units)]
+        params.append((torch.stack(rows), torch.zeros(units, device=seed.device)))
+    return params
+
+
+def forward(params: Params, x: Tensor, layer_norm: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Run one network: h = leaky_relu(LayerNorm(W h + b)); outputs are linear.
+
+    Returns
+    -------
+    output : tensor [outputs]
+    features : list of tensors [units]
+    """
+    h, features = x, []
+    for W, b in params[:-1]:
+        z = W @ h + b
+        z = torch.where(layer_norm > 0, KINDS["layer_norm"].normalise(z, None), z)
+        h = ACTIVATIONS["leaky_relu"](z)
+        features.append(h)
+    W, b = params[-1]
+    return W @ h + b, features
+
+
+def new_statistics(like: Tensor) -> dict[str, Tensor]:
+    """What is known of a number that has not been seen yet."""
+    return {"n": torch.zeros_like(like), "mean": torch.zeros_like(like),
+            "variance": torch.zeros_like(like)}
+
+
+def seen(known: dict, x: Tensor, horizon: Tensor) -> dict[str, Tensor]:
+    """Take one more value into running mean and variance (Welford 1962).
+
+    With an infinite horizon they are those of all values so far; with a finite one, old values fade.
+    """
+    n = torch.minimum(known["n"] + 1, horizon)
+    mean = known["mean"] + (x - known["mean"]) / n
+    spread = (x - known["mean"]) * (x - mean)
+    return {"n": n, "mean": mean, "variance": known["variance"] + (spread - known["variance"]) / n}
+
+
+def deviation(known: dict) -> Tensor:
+    """Give the standard deviation (with n - 1), 1 before there are two values."""
+    n = known["n"]
+    unbiased = known["variance"] * n / (n - 1).clamp(min=1)
+    return torch.sqrt(torch.where(n < 2, 1.0, unbiased) + 1e-8)
+
+
+def perceive(known: dict, observation: Tensor, hyper: dict) -> tuple[dict, Tensor]:
+    """Take in an observation: the statistics with it, and what the agent sees of it."""
+    known = seen(known, observation, hyper["horizon"])
+    x = (observation - known["mean"]) / deviation(known)
+    return known, torch.where(hyper["normalise"] > 0, x, observation)
+
+
+def earn(pay: dict, reward: Tensor, over: Tensor, hyper: dict) -> tuple[dict, Tensor]:
+    """Take in a reward: the statistics with it, and the scale by which it is divided.
+
+    The scale is the deviation of u <- gamma u + r, the discounted sum of what has come. (As in the
+    release, a sum starts anew with the last reward of an episode, not after it.)
+    """
+    u = hyper["discount"] * torch.where(over, 0.0, pay["sum"]) + reward
+    known = seen(pay["known"], u, hyper["horizon"])
+    scale = torch.where(hyper["scale_rewards"] > 0, deviation(known), 1.0)
+    return {"sum": u, "known": known}, scale
+
+
+def obgd(params: Params, trace: Params, gradient: Params, delta: Tensor, decay: Tensor,
+         hyper: dict, kappa: Tensor) -> tuple[Params, Params]:
+    """Take a step of overshooting-bounded gradient descent (Elsayed et al. 2024, Algorithm 3).
+
+    z <- decay z + gradient; M = alpha kappa max(|delta|, 1) |z|_1; w <- w + alpha / max(M, 1) delta z.
+    The step shrinks where it could correct more than the whole error delta. With ``bounded`` 0
+    it is w <- w + alpha delta z, as in the classic learners.
+
+    Parameters
+    ----------
+    params, trace, gradient : lists of (weights, biases)
+        The gradient is that of what is to grow where delta is positive.
+    delta : scalar tensor
+        The TD error.
+    decay : scalar tensor
+        gamma lambda, or 0 to cut the traces.
+    kappa : scalar tensor
+    """
+    trace = tree_map(lambda z, g: decay * z + g, trace, gradient)
+    size = sum(z.abs().sum() for z in tree_leaves(trace))
+    M = hyper["step_size"] * kappa * delta.abs().clamp(min=1) * size
+    step = hyper["step_size"] / torch.where(hyper["bounded"] > 0, M.clamp(min=1), 1.0)
+    return tree_map(lambda w, z: w + step * delta * z, params, trace), trace
