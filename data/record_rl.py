@@ -16,9 +16,8 @@ import pandas as pd
 import recording
 import torch
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.experiment import provenance
-from dyndl_lite.learning import adam
 from dyndl_lite.rl import renewal, slippery_ant, train
 from dyndl_lite.rl.environments import cart_pole
 from dyndl_lite.rl.gymnasium_adapters import gymnasium_worlds, named
@@ -85,7 +84,7 @@ def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd
     """Let the arms of a part live; give the rows of the table."""
     kind, arms = of_navigation(part)
     arms = {"|".join(key): arm for key, arm in arms.items() if chosen(key)}
-    agent = ppo(16, gaussian(2, 0.5), (32, 32), optimiser=decayed(adam), renewal=kind)
+    agent = ppo(16, gaussian(2, 0.5), (32, 32), optimiser=l2(adam), renewal=kind)
     frame = train.run(torch_worlds(navigation, new_code), agent, arms, seeds,
                          TASKS * ITERATIONS, 5, ITERATIONS, folder=CHECKPOINTS,
                          name=f"navigation_{part}_{seeds.start}_{seeds.stop}_{len(arms)}")
@@ -188,7 +187,7 @@ ANT_ITERATIONS = [20, 40, 100, 200, 400]  # the table grows, for who cannot wait
 def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
     """PPO and continual PPO on the Ant with the published settings, but for far fewer steps."""
     period = PERIOD if slippery else None
-    agent = ppo(27, gaussian(8), (256, 256), optimiser=decayed(adam), renewal=renewal.replacement())
+    agent = ppo(27, gaussian(8), (256, 256), optimiser=l2(adam), renewal=renewal.replacement())
     off = {"weight_decay": 0.0, "replacement_rate": 0.0}
     arms = {"ppo": Arm({**ANT, **off}), "ppo_proper": Arm({**ANT_PROPER, **off}),
             "cbp": Arm({**ANT_PROPER, "weight_decay": 1e-4, "replacement_rate": 1e-4})}

@@ -38,10 +38,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance
-from dyndl_lite.learning import adam
 from dyndl_lite.rl import navigation as world
 from dyndl_lite.rl import ppo as algorithm
 from dyndl_lite.rl import renewal, slippery_ant, train
@@ -98,7 +97,7 @@ plots.source(world.Navigation.step, world.Navigation.observe, world.new_code)
 
 # %%
 agent = ppo(navigation.observations, gaussian(navigation.numbers, deviation=0.5), (32, 32),
-            optimiser=decayed(adam), renewal=renewal.replacement())
+            optimiser=l2(adam), renewal=renewal.replacement())
 standard = {"step_size": step_size, "discount": 0.9, "trace_decay": 0.9, "weight_decay": 0.0,
             "replacement_rate": 0.0, "maturity_threshold": 300.0}
 proper = {**standard, "beta_1": 0.99, "beta_2": 0.99}

@@ -8,8 +8,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.regularisers import decayed
-from dyndl_lite.learning import adam
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.models.mlp import forward
 from dyndl_lite.rl import ppo as algorithm
 from dyndl_lite.rl import renewal
@@ -188,7 +187,7 @@ RENEWALS = {"nothing": renewal.nothing, "perturbation": renewal.perturbation,
 
 @pytest.mark.parametrize("name", RENEWALS)
 def test_an_agent_comes_back_in_the_form_it_was_given(name):
-    agent = ppo(3, gaussian(2), (5, 4), optimiser=decayed(adam), renewal=RENEWALS[name])
+    agent = ppo(3, gaussian(2), (5, 4), optimiser=l2(adam), renewal=RENEWALS[name])
     net = agent.start(SEED)
     new, _ = agent.step(net, hyper(agent), *minibatch())
     (old, form), (leaves, new_form) = tree_flatten(net), tree_flatten(new)

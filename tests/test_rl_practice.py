@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch.func import vmap
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.experiment import checkpoint
-from dyndl_lite.learning import adam
 from dyndl_lite.rl import gymnasium_adapters, renewal, slippery_ant, train
 from dyndl_lite.rl import navigation as navigation_module
 from dyndl_lite.rl.environments import cart_pole
@@ -30,7 +29,7 @@ SMALL = Routine(envs=3, steps=8, epochs=2, minibatches=2)
 
 
 NAVIGATING = torch_worlds(navigation, new_code)
-NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), optimiser=decayed(adam), renewal=renewal.replacement())
+NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), optimiser=l2(adam), renewal=renewal.replacement())
 BUSY = {"step_size": 1e-2, "replacement_rate": 0.1, "maturity_threshold": 5}
 
 

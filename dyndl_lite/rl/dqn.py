@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.learning import adam
+from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.models import mlp
 from dyndl_lite.rl.actor_critic import log_probability
 from dyndl_lite.rl.streaming import Agent, epsilon_greedy, EXPLORING

@@ -17,8 +17,9 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.experiment import drivers
-from dyndl_lite.learning import adam, Optimiser
+from dyndl_lite.learning import Optimiser
 from dyndl_lite.models.mlp import forward, initialise
 from dyndl_lite.rl.policies import Policy
 from dyndl_lite.rl.renewal import nothing, Renewal
