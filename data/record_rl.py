@@ -21,11 +21,10 @@ from dyndl_lite.experiment import provenance
 from dyndl_lite.learning import adam
 from dyndl_lite.rl import renewal, slippery_ant, train
 from dyndl_lite.rl.environments import cart_pole
-from dyndl_lite.rl.gymnasium_adapters import gymnasium_worlds, named
 from dyndl_lite.rl.navigation import navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import ppo, Routine
-from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.ppo import ppo, RolloutConfig
+from dyndl_lite.rl.rollouts import gymnasium_rollouts, named, torch_rollouts
 from dyndl_lite.rl.train import Arm
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +37,7 @@ FEW, ALL = range(10), range(30)
 # navigation: 25 tasks of 15 iterations; a few tasks a row ------------------------------------------
 
 TASKS, ITERATIONS, GROUP = 25, 15, 5
-BASE = {"step_size": 3e-3, "discount": 0.9, "trace_decay": 0.9}
+BASE = {"step_size": 3e-3, "discount": 0.9, "gae_lambda": 0.9}
 PROPER = {**BASE, "beta_1": 0.99, "beta_2": 0.99}
 OFF = {"weight_decay": 0.0, "replacement_rate": 0.0, "maturity_threshold": 300.0}
 
@@ -86,10 +85,10 @@ def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd
     kind, arms = of_navigation(part)
     arms = {"|".join(key): arm for key, arm in arms.items() if chosen(key)}
     agent = ppo(16, gaussian(2, 0.5), (32, 32), optimiser=decayed(adam), renewal=kind)
-    frame = train.run(torch_worlds(navigation, new_code), agent, arms, seeds,
+    frame = train.run(torch_rollouts(navigation, new_code), agent, arms, seeds,
                          TASKS * ITERATIONS, 5, ITERATIONS, folder=CHECKPOINTS,
                          name=f"navigation_{part}_{seeds.start}_{seeds.stop}_{len(arms)}")
-    each = Routine().envs * Routine().steps
+    each = RolloutConfig().envs * RolloutConfig().steps
     frame = frame[frame.step % (ITERATIONS * each) == 0]  # the last third of every task
     frame = frame.assign(group=(frame.task - 1) // GROUP)
     first = frame[frame.task == 1].assign(metric="return_first_task", value=frame["return"])
@@ -128,8 +127,8 @@ def tidy(frame: pd.DataFrame, env: str, setting: str, metrics: list[str]) -> pd.
 
 def record_cart_pole() -> Iterator[pd.DataFrame]:
     """Let PPO solve CartPole in torch (gymnasium's, number for number)."""
-    agent, routine = ppo(4, categorical(2), (64, 64), "tanh"), Routine(8, 128, 10, 16)
-    frame = train.run(torch_worlds(cart_pole), agent, {"ppo": Arm({"step_size": 1e-3})}, FEW, 200, 10,
+    agent, routine = ppo(4, categorical(2), (64, 64), "tanh"), RolloutConfig(8, 128, 10, 16)
+    frame = train.run(torch_rollouts(cart_pole), agent, {"ppo": Arm({"step_size": 1e-3})}, FEW, 200, 10,
                          routine=routine, folder=CHECKPOINTS, name="cart_pole")
     yield tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
 
@@ -141,7 +140,7 @@ def record_hopper() -> Iterator[pd.DataFrame]:
     """PPO on Hopper with the settings that stable-baselines3 has by default."""
     agent = ppo(11, gaussian(3), (64, 64), "tanh")
     frame = train.run(named("Hopper-v5"), agent, {"ppo": Arm()}, HOPPER_SEEDS,
-                         HOPPER_STEPS // ROLLOUT, 2, routine=Routine(1, ROLLOUT, 10, 32),
+                         HOPPER_STEPS // ROLLOUT, 2, routine=RolloutConfig(1, ROLLOUT, 10, 32),
                          folder=CHECKPOINTS, name="hopper")
     yield tidy(frame, "Hopper-v5", "defaults", ["return"])
 
@@ -179,7 +178,7 @@ def record_stable_baselines3() -> Iterator[pd.DataFrame]:
     yield tidy(pd.concat(frames), "Hopper-v5", "defaults", ["return"])
 
 
-ANT = {"step_size": 1e-4, "most_gradient": 1e9}
+ANT = {"step_size": 1e-4, "max_grad_norm": 1e9}
 ANT_PROPER = {**ANT, "beta_1": 0.99, "beta_2": 0.99}
 ANT_SEEDS, PERIOD = range(2), 20_000
 ANT_ITERATIONS = [20, 40, 100, 200, 400]  # the table grows, for who cannot wait for all of them
@@ -193,10 +192,10 @@ def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
     arms = {"ppo": Arm({**ANT, **off}), "ppo_proper": Arm({**ANT_PROPER, **off}),
             "cbp": Arm({**ANT_PROPER, "weight_decay": 1e-4, "replacement_rate": 1e-4})}
     name = f"slippery_ant_{PERIOD}" if slippery else "ant"
-    place = gymnasium_worlds(lambda seed: slippery_ant.ant(seed, period), name)
+    place = gymnasium_rollouts(lambda seed: slippery_ant.ant(seed, period), name)
     for iterations in ANT_ITERATIONS:
         frame = train.run(place, agent, arms, ANT_SEEDS, iterations, 4, ANT_ITERATIONS[-1],
-                             Routine(1, ROLLOUT, 10, 16), CHECKPOINTS, name)
+                             RolloutConfig(1, ROLLOUT, 10, 16), CHECKPOINTS, name)
         yield tidy(frame, "SlipperyAnt-v5" if slippery else "Ant-v5", "published",
                    ["return", *INSIDE])
 

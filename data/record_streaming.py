@@ -23,10 +23,8 @@ from torch.utils._pytree import tree_map
 
 from dyndl_lite.experiment import provenance
 from dyndl_lite.rl import environments, gym_lives, life, lives, stream_x
-from dyndl_lite.rl.actor_critic import stream_ac
 from dyndl_lite.rl.dqn import dqn, ppo_of_one
-from dyndl_lite.rl.dynamic_q import dynamic_q
-from dyndl_lite.rl.streaming import stream_q
+from dyndl_lite.rl.streaming import dynamic_q, stream_ac, stream_q
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/rl.csv"
@@ -39,14 +37,14 @@ PERIOD = 40_000  # steps between two changes
 
 
 def variants(name: str, **more) -> dict[str, dict]:
-    """Give the kit, nothing of it, and the kit without each of its parts."""
+    """Give stream-x, the classic learner, and stream-x without each of its components."""
     return {f"stream {name}": {}, f"classic {name}": {**stream_x.CLASSIC, "step_size": STEPS},
             **{f"stream {name} without {part}": values
                for part, values in (stream_x.ABLATIONS | more).items()}}
 
 
 def renewed(name: str) -> dict[str, dict]:
-    """Give the kit, with continual backprop too, and that with statistics that fade."""
+    """Give stream-x, with continual backprop too, and that with statistics that fade."""
     rates = [1e-5, 1e-4, 1e-3]
     return {f"stream {name}": {}, f"stream {name} + CBP": {"replacement_rate": rates},
             f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0,
@@ -70,7 +68,7 @@ class Part(NamedTuple):
     make: Callable  # observations, actions, real numbers -> Agent
     variants: dict[str, dict]
     steps: int
-    world: environments.World | None = None  # None: gymnasium's own simulator, by the part's name
+    world: environments.Environment | None = None  # None: gymnasium's own simulator, by the part's name
     changes: Callable = life.never
     more: bool = True  # whether the best settings go on to all seeds
 
@@ -90,14 +88,14 @@ def afresh(make: Callable) -> Callable:
             newborn = agent.start(seed, hyper)
             return {"first": newborn, "now": tree_map(torch.clone, newborn)}
 
-        def act(mind, hyper, x, seed, t):
-            return agent.act(mind["now"], hyper, x, seed, t)
+        def act(state, hyper, x, seed, t):
+            return agent.act(state["now"], hyper, x, seed, t)
 
-        def learn(mind, hyper, seen, seed, t):
+        def learn(state, hyper, transition, seed, t):
             changed = (t % PERIOD == 0) & (t > 0)
-            now = tree_map(lambda new, old: torch.where(changed, new, old), mind["first"], mind["now"])
-            now, v = agent.learn(now, hyper, seen, seed, t)
-            return {"first": mind["first"], "now": now}, v
+            now = tree_map(lambda new, old: torch.where(changed, new, old), state["first"], state["now"])
+            now, v = agent.learn(now, hyper, transition, seed, t)
+            return {"first": state["first"], "now": now}, v
 
         return agent._replace(start=start, act=act, learn=learn,
                               description=f"afresh {agent.description}")

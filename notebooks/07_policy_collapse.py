@@ -48,7 +48,7 @@ from dyndl_lite.rl import renewal, slippery_ant, train
 from dyndl_lite.rl.navigation import navigation
 from dyndl_lite.rl.policies import gaussian
 from dyndl_lite.rl.ppo import ppo
-from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.rollouts import torch_rollouts
 from dyndl_lite.rl.train import Arm
 
 plots.style()
@@ -77,7 +77,7 @@ plots.source(algorithm.advantages)
 # $$ \mathbb{E}\left[\min\big(r A_t,\ \mathrm{clip}(r, 1-\epsilon, 1+\epsilon)\, A_t\big)\right] . $$
 
 # %%
-plots.source(algorithm.clipped_gain)
+plots.source(algorithm.clipped_surrogate)
 
 # %% [markdown]
 # ## A world that changes its code
@@ -97,9 +97,9 @@ plots.source(world.Navigation.step, world.Navigation.observe, world.new_code)
 # betas that agree (0.99 both) *proper*.
 
 # %%
-agent = ppo(navigation.observations, gaussian(navigation.numbers, deviation=0.5), (32, 32),
+agent = ppo(navigation.observations, gaussian(navigation.reals, deviation=0.5), (32, 32),
             optimiser=decayed(adam), renewal=renewal.replacement())
-standard = {"step_size": step_size, "discount": 0.9, "trace_decay": 0.9, "weight_decay": 0.0,
+standard = {"step_size": step_size, "discount": 0.9, "gae_lambda": 0.9, "weight_decay": 0.0,
             "replacement_rate": 0.0, "maturity_threshold": 300.0}
 proper = {**standard, "beta_1": 0.99, "beta_2": 0.99}
 arms = {
@@ -110,7 +110,7 @@ arms = {
     "fresh agent each task": Arm({**proper, "step_size": 0.01}, renewed="all"),
     "PPO, proper betas, no changes": Arm(proper, stationary=True),
 }
-frame = train.run(torch_worlds(navigation, world.new_code), agent, arms, seeds,
+frame = train.run(torch_rollouts(navigation, world.new_code), agent, arms, seeds,
                      iterations * tasks, iterations // 3, iterations, folder=checkpoints)
 lowest, highest = (world.expected_return(choose) for choose in (world.aimless, world.straight))
 frame["score"] = (frame["return"] - lowest) / (highest - lowest)
@@ -393,7 +393,7 @@ pd.concat(ends_of_ants, names=["world", "learner"]).round(0)
 #
 # **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Give the
 # networks 8 units a layer: does it matter now which unit is replaced (`renewal.replacement("random")`)? (3) Let the `physics` of CartPole slip instead of the code
-# (`worlds.slipped`): does PPO collapse there too? (4) Give the Ant a night.
+# (`environments.slipped`): does PPO collapse there too? (4) Give the Ant a night.
 
 # %% tags=["provenance"]
 provenance.footer(profile=profile, runs=runs, tasks=tasks, iterations=iterations, seed=seed,

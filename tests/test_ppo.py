@@ -14,7 +14,7 @@ from dyndl_lite.models.mlp import forward
 from dyndl_lite.rl import ppo as algorithm
 from dyndl_lite.rl import renewal
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import ppo, Routine
+from dyndl_lite.rl.ppo import ppo, RolloutConfig
 
 SEED = torch.tensor(7)
 
@@ -76,14 +76,14 @@ def test_advantages_go_agent_by_agent():
     (1.1, 2.0, 2.2), (1.5, 2.0, 2.4), (0.5, 2.0, 1.0), (1.5, -2.0, -3.0), (0.5, -2.0, -1.6)])
 def test_nothing_is_gained_beyond_the_clip(ratio, advantage, expected):
     moved = torch.tensor(ratio).log()
-    gain = algorithm.clipped_gain(moved, torch.tensor(advantage), torch.tensor(0.2))
+    gain = algorithm.clipped_surrogate(moved, torch.tensor(advantage), torch.tensor(0.2))
     assert float(gain) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("most", [1e9, 0.1])
 def test_updates_are_those_of_a_plain_loop(most):
     agent = ppo(3, gaussian(2), (5, 4))
-    given = hyper(agent, step_size=0.01, most_gradient=most, entropy_weight=0.01, beta_2=0.99)
+    given = hyper(agent, step_size=0.01, max_grad_norm=most, entropy_weight=0.01, beta_2=0.99)
     net = agent.start(SEED)
     policy, value = (as_numpy(net_of(net["params"], k)) for k in ("policy", "value"))
     value[-1] = tuple(a[:1] for a in value[-1])
@@ -108,8 +108,8 @@ def test_updates_are_those_of_a_plain_loop(most):
     np.testing.assert_allclose(net["params"]["log_deviation"], log_deviation, rtol=1e-3)
 
 
-def test_experience_lays_out_every_row_once_an_epoch():
-    agents, routine = 3, Routine(envs=2, steps=6, epochs=2, minibatches=3)
+def test_minibatches_lay_out_every_row_once_an_epoch():
+    agents, config = 3, RolloutConfig(envs=2, steps=6, epochs=2, minibatches=3)
     agent, seeds = ppo(4, categorical(3), (5,)), torch.arange(agents)
     nets, given = vmap(agent.start)(seeds), {k: torch.full((agents,), float(v))
                                              for k, v in agent.settings.items()}
@@ -121,7 +121,7 @@ def test_experience_lays_out_every_row_once_an_epoch():
                "log_probability": torch.randn(shape, generator=g),
                "terminal": torch.rand(shape, generator=g) < 0.2}
     rollout["over"] = rollout["terminal"] | (torch.rand(shape, generator=g) < 0.2)
-    X, Y = algorithm.experience(nets, given, rollout, "relu", seeds, 5, routine)
+    X, Y = algorithm.minibatches(nets, given, rollout, "relu", seeds, 5, config)
     assert X.shape == (6, agents, 4, 4) and Y.shape == (6, agents, 4, 4)
     for a in range(agents):
         params = [(W[a], b[a]) for W, b in algorithm.networks(nets["params"])["value"]]

@@ -17,12 +17,11 @@ from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import ensemble
 from dyndl_lite.files import UserError
 from dyndl_lite.learning import Learner
-from dyndl_lite.rl import gym_lives, life, lives, stream_x
-from dyndl_lite.rl.actor_critic import log_density, log_probability, stream_ac
+from dyndl_lite.rl import gym_lives, gymnasium_adapters, life, lives, stream_x
 from dyndl_lite.rl.dqn import dqn, ppo_of_one
-from dyndl_lite.rl.dynamic_q import dynamic_q
 from dyndl_lite.rl.environments import cart_pole, pendulum, signed_permutation
-from dyndl_lite.rl.streaming import stream_q, stream_td
+from dyndl_lite.rl.policies import categorical, gaussian
+from dyndl_lite.rl.streaming import dynamic_q, stream_ac, stream_q, stream_td
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
 import record_streaming  # noqa: E402
@@ -82,7 +81,7 @@ def test_a_bounded_step_never_corrects_more_than_the_error():
 @pytest.mark.parametrize("fan_in, sparsity, kept", [(32, 0.9, 3), (10, 0.9, 1), (4, 0.9, 1),
                                                     (20, 0.0, 20), (20, 0.5, 10)])
 def test_sparse_weights(fan_in, sparsity, kept):
-    (W, b), _ = stream_x.initialise(torch.tensor(3), (fan_in, 50, 2), torch.tensor(sparsity))
+    (W, b), _ = stream_x.sparse_init(torch.tensor(3), (fan_in, 50, 2), torch.tensor(sparsity))
     assert ((W != 0).sum(1) == kept).all() and W.abs().max() <= 1 / math.sqrt(fan_in)
     assert (b == 0).all() and len({tuple(row) for row in W.tolist()}) == 50
     if kept < fan_in:
@@ -93,24 +92,24 @@ def test_statistics_are_those_of_all_values():
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(1)).double() * 5 + 2
     known = stream_x.new_statistics(x[0])
     for row in x:
-        known = stream_x.seen(known, row, torch.tensor(1e9))
+        known = stream_x.update_statistics(known, row, torch.tensor(1e9))
     np.testing.assert_allclose(known["mean"], x.mean(0))
     np.testing.assert_allclose(stream_x.deviation(known) ** 2, x.var(0), rtol=1e-6)
     for row in torch.full((400, 3), 9.0).double():  # with a horizon, what is past fades
-        known = stream_x.seen(known, row, torch.tensor(50.0))
+        known = stream_x.update_statistics(known, row, torch.tensor(50.0))
     np.testing.assert_allclose(known["mean"], 9.0, atol=1e-2)
 
 
 def test_distributions_against_torch():
     output, action = torch.tensor([0.3, -1.0, 2.0, 0.5]), torch.tensor([0.7, -0.2])
     normal = torch.distributions.Normal(output[:2], torch.nn.functional.softplus(output[2:]))
-    log_p, entropy = log_density(output, action)
-    assert torch.isclose(log_p, normal.log_prob(action).sum())
-    assert torch.isclose(entropy, normal.entropy().sum())
-    softmax = torch.distributions.Categorical(logits=output)
-    log_p, entropy = log_probability(output, torch.tensor(2))
-    assert torch.isclose(log_p, softmax.log_prob(torch.tensor(2)))
-    assert torch.isclose(entropy, softmax.entropy())
+    policy = gaussian(2, "output")
+    assert torch.isclose(policy.log_probability(output, {}, action), normal.log_prob(action).sum())
+    assert torch.isclose(policy.entropy(output, {}), normal.entropy().sum())
+    softmax, policy = torch.distributions.Categorical(logits=output), categorical(4)
+    assert torch.isclose(policy.log_probability(output, {}, torch.tensor(2)),
+                         softmax.log_prob(torch.tensor(2)))
+    assert torch.isclose(policy.entropy(output, {}), softmax.entropy())
 
 
 def test_actions_follow_their_distributions():
@@ -118,13 +117,13 @@ def test_actions_follow_their_distributions():
     hyper, seed = hyper_of(agent), torch.tensor(0)
     mind, x = agent.start(seed, hyper), torch.tensor([1.0, -1.0, 0.5])
     actions = vmap(lambda t: agent.act(mind, hyper, x, seed, t)[0])(t)
-    output, _ = stream_x.forward(mind["actor"]["params"], x, hyper["layer_norm"])
+    output, _ = stream_x.apply(mind["actor"]["params"], x, hyper["layer_norm"])
     share = torch.bincount(actions, minlength=3) / 4_000
     assert torch.allclose(share, torch.softmax(output, 0), atol=0.03)
     agent = stream_ac(3, 0, (4,), reals=2)
     mind = agent.start(seed, hyper_of(agent))
     actions = vmap(lambda t: agent.act(mind, hyper, x, seed, t)[0])(t)
-    output, _ = stream_x.forward(mind["actor"]["params"], x, hyper["layer_norm"])
+    output, _ = stream_x.apply(mind["actor"]["params"], x, hyper["layer_norm"])
     assert torch.allclose(actions.mean(0), output[:2], atol=0.06)
     assert torch.allclose(actions.std(0), torch.nn.functional.softplus(output[2:]), atol=0.05)
     assert abs(np.corrcoef(actions.T)[0, 1]) < 0.05
@@ -325,7 +324,7 @@ def test_agents_in_gymnasium_and_in_our_world_live_alike():
 def test_a_missing_simulator_is_told_in_one_line(monkeypatch):
     with pytest.raises(UserError, match="no environment 'Nope-v1'"):
         gym_lives.find("Nope-v1")
-    monkeypatch.setattr(gym_lives.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(gymnasium_adapters.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install MinAtar"):
         gym_lives.find("MinAtar/Breakout-v1")
 

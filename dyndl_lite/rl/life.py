@@ -13,16 +13,16 @@ from torch.utils._pytree import tree_map
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import diagnostics
 from dyndl_lite.rl import stream_x
-from dyndl_lite.rl.environments import World
+from dyndl_lite.rl.environments import check_fit, Environment
 from dyndl_lite.rl.streaming import Agent
 
 
 def born(agent: Agent, hyper: dict, seed: Tensor, observation: Tensor) -> dict:
     """Begin a life: an agent, what it knows of the world's scales, and its first observation."""
-    known, x = stream_x.perceive(stream_x.new_statistics(observation), observation, hyper)
+    known, x = stream_x.normalise(stream_x.new_statistics(observation), observation, hyper)
     zero = torch.zeros_like(observation[0])
     return {"mind": agent.start(seed, hyper), "known": known, "x": x,
-            "pay": {"sum": zero, "known": stream_x.new_statistics(zero)},
+            "pay": stream_x.new_scaler(zero),
             "return": zero.clone(), "seed": seed.clone(), "t": torch.zeros_like(seed)}
 
 
@@ -52,9 +52,9 @@ def experience(agent: Agent, life: dict, hyper: dict, action: Tensor, explored: 
         units of reward, and x.
     """
     over = terminal | truncated
-    known, next_x = stream_x.perceive(life["known"], observation, hyper)
-    again, first_x = stream_x.perceive(known, next_start, hyper)
-    pay, scale = stream_x.earn(life["pay"], reward, over, hyper)
+    known, next_x = stream_x.normalise(life["known"], observation, hyper)
+    again, first_x = stream_x.normalise(known, next_start, hyper)
+    pay, scale = stream_x.scale_reward(life["pay"], reward, over, hyper)
     seen = {"x": life["x"], "action": action, "reward": reward / scale, "next_x": next_x,
             "terminal": terminal, "over": over, "explored": explored}
     mind, value = agent.learn(life["mind"], hyper, seen, life["seed"], life["t"])
@@ -72,13 +72,13 @@ def never(seed: Tensor, t: Tensor) -> dict:
     return {}
 
 
-def together(agent: Agent, world: World, changes: Callable = never) -> tuple:
+def together(agent: Agent, world: Environment, changes: Callable = never) -> tuple:
     """Put an agent into a world.
 
     Parameters
     ----------
     agent : Agent
-    world : World
+    world : Environment
     changes : function of (seed, t)
         What the world is like from the next start on: a dict with ``physics`` or ``code``.
 
@@ -87,6 +87,7 @@ def together(agent: Agent, world: World, changes: Callable = never) -> tuple:
     start : function of (seed, hyper) -> life
     step : function of (life, hyper, x, y) -> life, report; x and y are not looked at
     """
+    check_fit(agent.made_for, world)
     four = torch.arange(4)
 
     def start(seed, hyper):
@@ -113,7 +114,7 @@ def probe(net: str = "critic") -> Callable:
 
     def look(life, hyper, X):
         params = life["mind"][net]["params"]
-        activities = vmap(lambda x: tuple(stream_x.forward(params, x, hyper["layer_norm"])[1]))(X)
+        activities = vmap(lambda x: tuple(stream_x.apply(params, x, hyper["layer_norm"])[1]))(X)
         found = diagnostics.look(params, activities)
         return {f"{net}_{name}": value for name, value in found.items()}
 

@@ -16,7 +16,7 @@ from torch.func import vmap
 
 from dyndl_lite.experiment import checkpoint, drivers, ensemble
 from dyndl_lite.experiment.progress import progress
-from dyndl_lite.rl.environments import World
+from dyndl_lite.rl.environments import Environment
 from dyndl_lite.rl.life import never, together
 from dyndl_lite.rl.streaming import Agent
 
@@ -38,7 +38,7 @@ class Lives:
         How long they may live: what is short is not compiled.
     """
 
-    def __init__(self, agent: Agent, world: World, variants: dict[str, dict], seeds: Iterable[int],
+    def __init__(self, agent: Agent, world: Environment, variants: dict[str, dict], seeds: Iterable[int],
                  steps: int, changes: Callable = never):
         self.settings = [(name, setting) for name, values in variants.items()
                          for setting in ensemble.grid(agent, **values)]
@@ -93,7 +93,7 @@ class Lives:
         return pd.concat(frames, ignore_index=True)
 
 
-def run(agent: Agent, world: World, variants: dict[str, dict], seeds: Iterable[int], steps: int,
+def run(agent: Agent, world: Environment, variants: dict[str, dict], seeds: Iterable[int], steps: int,
         bin: int, changes: Callable = never, about: tuple = (), probes: Iterable[Callable] = (),
         path: str | Path | None = None, save_every: float = 30.0) -> pd.DataFrame:
     """Let an agent live in a world, with many settings and seeds.

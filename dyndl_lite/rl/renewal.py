@@ -36,6 +36,7 @@ class Renewal(NamedTuple):
     step: Callable
     settings: dict[str, float]
     name: str
+    check: Callable = lambda setting: None
 
 
 #: Plain backprop: nothing happens.
@@ -54,7 +55,8 @@ perturbation = Renewal(lambda seed, *_: {"seed": seed.clone(), "t": torch.zeros_
                        {"noise": 1e-4}, "perturbation")
 
 
-def _replacing(watched: Callable, judge: Callable, settings: dict, name: str) -> Renewal:
+def _replacing(watched: Callable, judge: Callable, settings: dict, name: str,
+               check: Callable = lambda setting: None) -> Renewal:
     """Make a renewal that replaces units.
 
     Parameters
@@ -85,7 +87,7 @@ def _replacing(watched: Callable, judge: Callable, settings: dict, name: str) ->
                 {"watch": layers, "seed": state["seed"], "t": t,
                  "fresh": fresh_weights(state["seed"], t, sizes, "relu")})
 
-    return Renewal(start, step, settings, name)
+    return Renewal(start, step, settings, name, check)
 
 
 def replacement(utility: str | None = "contribution") -> Renewal:
@@ -117,10 +119,10 @@ def replacement(utility: str | None = "contribution") -> Renewal:
 
 def dormancy_reset() -> Renewal:
     """Give ReDo (Sokar et al. 2023): every `reset_period` minibatches, replace what is dormant."""
-    remembers, criterion, settings, _ = criterion_named("redo")
+    remembers, criterion, settings, check = criterion_named("redo")
 
     def judge(watch, h, w_in, w_out, hyper, place):
         watch, wanted = criterion(watch, h.abs().mean(0), place[1], hyper)
         return watch, one_of(wanted), torch.zeros_like(w_in)
 
-    return _replacing(partial(unwatched, remembers), judge, settings, "dormancy_reset")
+    return _replacing(partial(unwatched, remembers), judge, settings, "dormancy_reset", check)

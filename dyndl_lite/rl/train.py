@@ -20,7 +20,7 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import checkpoint, diagnostics, drivers
 from dyndl_lite.experiment.ensemble import grid
 from dyndl_lite.experiment.progress import progress
-from dyndl_lite.rl.ppo import ActorCritic, experience, networks, Routine
+from dyndl_lite.rl.ppo import ActorCritic, minibatches, networks, RolloutConfig
 
 RENEWED = ("nothing", "heads", "all")
 
@@ -68,7 +68,7 @@ class Lives:
     """All agents of all arms, [arms x seeds], and where they act."""
 
     def __init__(self, place: Callable, agent: ActorCritic, arms: dict[str, Arm],
-                 seeds: Iterable[int], routine: Routine, iterations: int, task: int):
+                 seeds: Iterable[int], routine: RolloutConfig, iterations: int, task: int):
         seeds = list(seeds)
         if not seeds or not arms:
             raise ValueError("give at least one seed and one arm")
@@ -123,7 +123,7 @@ class Lives:
             if self.place.begin(number):
                 self.running = torch.zeros_like(self.running)
         self.rollout = self.place.collect(self.agents["params"], self.iteration)
-        X, Y = experience(self.agents, self.hypers, self.rollout, self.agent.activation,
+        X, Y = minibatches(self.agents, self.hypers, self.rollout, self.agent.activation,
                           self.seeds, self.iteration, self.routine)
         self.agents, _ = self.learn(self.agents, self.hypers, X, Y)
         self.iteration += 1
@@ -159,7 +159,7 @@ class Lives:
 
 
 def run(place: Callable, agent: ActorCritic, arms: dict[str, Arm], seeds: Iterable[int],
-        iterations: int, bin: int, task: int | None = None, routine: Routine = Routine(),
+        iterations: int, bin: int, task: int | None = None, routine: RolloutConfig = RolloutConfig(),
         folder: str | Path | None = None, name: str = "agents",
         save_every: float = 30.0) -> pd.DataFrame:
     """Let an agent live several ways, with several seeds each.
@@ -167,7 +167,7 @@ def run(place: Callable, agent: ActorCritic, arms: dict[str, Arm], seeds: Iterab
     Parameters
     ----------
     place
-        Where they act: what `torch_worlds` or `gymnasium_worlds` gives.
+        Where they act: what `torch_rollouts` or `gymnasium_rollouts` gives.
     agent : ActorCritic
     arms : dict of name -> Arm
         They meet the same worlds, episodes and chance, seed by seed.
@@ -178,7 +178,7 @@ def run(place: Callable, agent: ActorCritic, arms: dict[str, Arm], seeds: Iterab
         Iterations a row of the result; it must divide `iterations` and `task`.
     task : int, optional
         Iterations from one task to the next; None: there is only one.
-    routine : Routine
+    routine : RolloutConfig
     folder : path, optional
         Where to keep a checkpoint. A run that is started again goes on from there.
     name : str
