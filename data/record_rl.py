@@ -16,10 +16,13 @@ import pandas as pd
 import recording
 import torch
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2
+from dyndl_lite.algorithms.regularisers import with_noise
+from dyndl_lite.algorithms.resets import unit_reset
 from dyndl_lite.experiment import provenance
-from dyndl_lite.learning import adam
-from dyndl_lite.rl import renewal, slippery_ant, train
+from dyndl_lite.learning import Intervention
+from dyndl_lite.rl import slippery_ant, train
 from dyndl_lite.rl.environments import cart_pole
 from dyndl_lite.rl.navigation import navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
@@ -47,7 +50,7 @@ def swept(name: str, values: list, base: dict, **arm) -> dict:
     return {f"{name}={v:g}": Arm({**base, name: v}, **arm) for v in values}
 
 
-def of_navigation(part: str) -> tuple[renewal.Renewal, dict[tuple, Arm]]:
+def of_navigation(part: str) -> tuple[Intervention, dict[tuple, Arm]]:
     """Give what happens after each step, and the arms by (env, learner, setting)."""
     changing, still = "navigation", "navigation_stationary"
     if part == "replacement":
@@ -64,17 +67,17 @@ def of_navigation(part: str) -> tuple[renewal.Renewal, dict[tuple, Arm]]:
                 ("cbp", "replacement_rate", [1e-4, 3e-3, 1e-2, 3e-2], {})]:
             for setting, arm in swept(name, values, off, **more).items():
                 arms[changing, learner, setting] = arm
-        return renewal.replacement(), arms
+        return least_useful(), arms
     if part == "random":
         arms = swept("replacement_rate", [3e-3, 1e-2, 3e-2], {**PROPER, **OFF})
-        return renewal.replacement("random"), {
+        return least_useful("random"), {
             (changing, "random_replacement", setting): arm for setting, arm in arms.items()}
     if part == "shrink_perturb":
-        return renewal.perturbation, {
+        return with_noise, {
             (changing, "shrink_perturb", f"weight_decay={decay:g} {setting}"): arm
             for decay in [1e-3, 1e-2, 3e-2] for setting, arm in
             swept("noise", [1e-4, 1e-3, 3e-3], {**PROPER, "weight_decay": decay}).items()}
-    return renewal.dormancy_reset(), {
+    return unit_reset("redo"), {
         (changing, "redo", f"reset_period={period:g} {setting}"): arm for period in [100.0, 300.0]
         for setting, arm in swept("dormancy", [0.1, 0.3, 0.6], {
             **PROPER, "weight_decay": 0.0, "reset_period": period}).items()}
@@ -84,7 +87,7 @@ def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd
     """Let the arms of a part live; give the rows of the table."""
     kind, arms = of_navigation(part)
     arms = {"|".join(key): arm for key, arm in arms.items() if chosen(key)}
-    agent = ppo(16, gaussian(2, 0.5), (32, 32), optimiser=decayed(adam), renewal=kind)
+    agent = ppo(16, gaussian(2, 0.5), (32, 32), "relu", l2(adam), kind)
     frame = train.run(torch_rollouts(navigation, new_code), agent, arms, seeds,
                          TASKS * ITERATIONS, 5, ITERATIONS, folder=CHECKPOINTS,
                          name=f"navigation_{part}_{seeds.start}_{seeds.stop}_{len(arms)}")
@@ -187,10 +190,11 @@ ANT_ITERATIONS = [20, 40, 100, 200, 400]  # the table grows, for who cannot wait
 def record_ant(slippery: bool) -> Iterator[pd.DataFrame]:
     """PPO and continual PPO on the Ant with the published settings, but for far fewer steps."""
     period = PERIOD if slippery else None
-    agent = ppo(27, gaussian(8), (256, 256), optimiser=decayed(adam), renewal=renewal.replacement())
+    agent = ppo(27, gaussian(8), (256, 256), "relu", l2(adam), least_useful())
     off = {"weight_decay": 0.0, "replacement_rate": 0.0}
+    on = {"weight_decay": 1e-4, "replacement_rate": 1e-4, "maturity_threshold": 10_000.0}
     arms = {"ppo": Arm({**ANT, **off}), "ppo_proper": Arm({**ANT_PROPER, **off}),
-            "cbp": Arm({**ANT_PROPER, "weight_decay": 1e-4, "replacement_rate": 1e-4})}
+            "cbp": Arm({**ANT_PROPER, **on})}
     name = f"slippery_ant_{PERIOD}" if slippery else "ant"
     place = gymnasium_rollouts(lambda seed: slippery_ant.ant(seed, period), name)
     for iterations in ANT_ITERATIONS:

@@ -21,6 +21,7 @@ import recording
 import torch
 from torch.utils._pytree import tree_map
 
+from dyndl_lite.algorithms.continual_backprop import least_useful
 from dyndl_lite.experiment import provenance
 from dyndl_lite.rl import environments, gym_lives, life, lives, stream_x
 from dyndl_lite.rl.dqn import dqn, ppo_of_one
@@ -45,10 +46,9 @@ def variants(name: str, **more) -> dict[str, dict]:
 
 def renewed(name: str) -> dict[str, dict]:
     """Give stream-x, with continual backprop too, and that with statistics that fade."""
-    rates = [1e-5, 1e-4, 1e-3]
-    return {f"stream {name}": {}, f"stream {name} + CBP": {"replacement_rate": rates},
-            f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0,
-                                                         "replacement_rate": rates}}
+    cbp = {"replacement_rate": [1e-5, 1e-4, 1e-3], "maturity_threshold": 1_000.0}
+    return {f"stream {name}": {"replacement_rate": 0.0}, f"stream {name} + CBP": cbp,
+            f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0, **cbp}}
 
 
 def recoded(seed, t):
@@ -149,13 +149,13 @@ PARTS = {
             "horizon": 5_000.0}}, 10 * PERIOD, environments.cart_pole, recoded, False)
        for name, make, who in [("q", q, "stream Q"), ("dynamic", dynamic, "dynamic Q")]},
     "CartPole-v1, recoded/q": Part(
-        lambda n, a, r: stream_q(n, a, replacing=True), renewed("Q"), 10 * PERIOD,
+        lambda n, a, r: stream_q(n, a, (32, 32), least_useful()), renewed("Q"), 10 * PERIOD,
         environments.cart_pole, recoded, False),
     "CartPole-v1, recoded/ac": Part(
-        lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
+        lambda n, a, r: stream_ac(n, a, (32, 32), least_useful()), renewed("AC"), 10 * PERIOD,
         environments.cart_pole, recoded, False),
     "CartPole-v1, slippery/ac": Part(
-        lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
+        lambda n, a, r: stream_ac(n, a, (32, 32), least_useful()), renewed("AC"), 10 * PERIOD,
         environments.cart_pole, slippery, False),
     "MinAtar/Breakout-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "MinAtar/Freeway-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),

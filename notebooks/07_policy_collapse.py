@@ -38,13 +38,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance
-from dyndl_lite.learning import adam
 from dyndl_lite.rl import navigation as world
 from dyndl_lite.rl import ppo as algorithm
-from dyndl_lite.rl import renewal, slippery_ant, train
+from dyndl_lite.rl import slippery_ant, train
 from dyndl_lite.rl.navigation import navigation
 from dyndl_lite.rl.policies import gaussian
 from dyndl_lite.rl.ppo import ppo
@@ -98,7 +98,7 @@ plots.source(world.Navigation.step, world.Navigation.observe, world.new_code)
 
 # %%
 agent = ppo(navigation.observations, gaussian(navigation.reals, deviation=0.5), (32, 32),
-            optimiser=decayed(adam), renewal=renewal.replacement())
+            "relu", l2(adam), least_useful())
 standard = {"step_size": step_size, "discount": 0.9, "gae_lambda": 0.9, "weight_decay": 0.0,
             "replacement_rate": 0.0, "maturity_threshold": 300.0}
 proper = {**standard, "beta_1": 0.99, "beta_2": 0.99}
@@ -392,7 +392,7 @@ pd.concat(ends_of_ants, names=["world", "learner"]).round(0)
 # runs are far too short to repeat the published result.
 #
 # **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Give the
-# networks 8 units a layer: does it matter now which unit is replaced (`renewal.replacement("random")`)? (3) Let the `physics` of CartPole slip instead of the code
+# networks 8 units a layer: does it matter now which unit is replaced (`least_useful("random")`)? (3) Let the `physics` of CartPole slip instead of the code
 # (`environments.slipped`): does PPO collapse there too? (4) Give the Ant a night.
 
 # %% tags=["provenance"]

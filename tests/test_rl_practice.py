@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch.func import vmap
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.experiment import checkpoint
 from dyndl_lite.files import UserError
-from dyndl_lite.learning import adam
-from dyndl_lite.rl import gymnasium_adapters, renewal, slippery_ant, train
+from dyndl_lite.rl import gymnasium_adapters, slippery_ant, train
 from dyndl_lite.rl import navigation as navigation_module
 from dyndl_lite.rl.environments import cart_pole
 from dyndl_lite.rl.navigation import GOAL, navigation, new_code
@@ -31,7 +31,7 @@ SMALL = RolloutConfig(envs=3, steps=8, epochs=2, minibatches=2)
 
 
 NAVIGATING = torch_rollouts(navigation, new_code)
-NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), optimiser=decayed(adam), renewal=renewal.replacement())
+NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), "relu", l2(adam), least_useful())
 BUSY = {"step_size": 1e-2, "replacement_rate": 0.1, "maturity_threshold": 5}
 
 
@@ -101,13 +101,13 @@ def test_arms_meet_the_same_world_until_they_differ():
 
 def test_what_is_renewed():
     agents, fresh = vmap(NAVIGATOR.start)(torch.arange(3)), vmap(NAVIGATOR.start)(torch.arange(5, 8))
-    agents["memory"]["m"]["nets"][-1][0].fill_(9.0)
+    agents["memory"]["per_weight"]["m"]["nets"][-1][0].fill_(9.0)
     new = train.renew(agents, fresh, torch.tensor([True, False, False]),
                          torch.tensor([False, True, False]))
     for layer in range(3):
         for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
             assert torch.equal(new["params"]["nets"][layer][0][a], source["params"]["nets"][layer][0][a])
-    assert [float(m.max()) for m in new["memory"]["m"]["nets"][-1][0]] == [0, 0, 9]
+    assert [float(m.max()) for m in new["memory"]["per_weight"]["m"]["nets"][-1][0]] == [0, 0, 9]
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
@@ -329,7 +329,7 @@ def test_a_simulator_goes_on_bit_for_bit_from_what_was_saved(name, tmp_path):
 
 def on_slippery_ground(**more):
     place = gymnasium_rollouts(lambda seed: slippery_ant.ant(seed, 20), "ant 20")
-    agent = ppo(27, gaussian(8), (8,), renewal=renewal.replacement())
+    agent = ppo(27, gaussian(8), (8,), "relu", adam, least_useful())
     arms = {"cbp": Arm({"replacement_rate": 0.1, "maturity_threshold": 3})}
     return live(arms, range(2), 8, place, agent, **more)
 

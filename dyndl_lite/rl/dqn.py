@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.learning import adam
+from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.models import mlp
 from dyndl_lite.rl import stream_x
 from dyndl_lite.rl.policies import categorical
@@ -36,7 +36,7 @@ def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity:
     def start(seed, hyper):
         params = mlp.initialise(seed, sizes)
         return {"critic": {"params": params}, "target": tree_map(torch.clone, params),
-                "memory": adam.start(params),
+                "memory": adam.init(params, seed),
                 "buffer": torch.zeros(capacity, width, device=seed.device)}
 
     def act(state, hyper, x, seed, t):
@@ -97,7 +97,7 @@ def ppo_of_one(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         state = {}
         for i, (name, size) in enumerate(sizes.items()):
             params = mlp.initialise(seed + 1000 * i, size, "tanh")
-            state[name] = {"params": params, "memory": adam.start(params)}
+            state[name] = {"params": params, "memory": adam.init(params, seed)}
         return state
 
     def value(params, x):

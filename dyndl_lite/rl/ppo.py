@@ -17,12 +17,11 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.continual_backprop import check_rate
+from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.experiment import drivers
-from dyndl_lite.learning import adam, Optimiser
+from dyndl_lite.learning import Intervention, Optimiser
 from dyndl_lite.models.mlp import forward, initialise
 from dyndl_lite.rl.policies import Policy
-from dyndl_lite.rl.renewal import nothing, Renewal
 
 
 class ActorCritic(NamedTuple):
@@ -39,7 +38,8 @@ class ActorCritic(NamedTuple):
 
 
 def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
-        activation: str = "relu", optimiser: Optimiser = adam, renewal: Renewal = nothing) -> ActorCritic:
+        activation: str = "relu", optimiser: Optimiser = adam,
+        *after: Intervention) -> ActorCritic:
     """Make a PPO agent: policy and value network of the same hidden layers, one optimiser for both.
 
     Parameters
@@ -50,26 +50,18 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         Units of each hidden layer.
     activation : str
     optimiser : Optimiser
-        ``decayed(adam)`` is L2 regularisation.
-    renewal : Renewal
-        What happens to both networks after each step: see `renewal`.
+        ``l2(adam)`` adds weight decay.
+    *after : Intervention
+        What happens to each of the networks after each step, counted in minibatches.
 
     Returns
     -------
     ActorCritic
         Its step takes x [minibatch, observations] and y [minibatch, action and three numbers], as
         `minibatches` lays them out, and gives the loss. The settings are those of the optimiser and
-        the renewal, and ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
-        ``entropy_weight``, ``max_grad_norm`` (the norm that the gradient is cut to), and for
-        `advantages` ``discount`` and ``gae_lambda``.
-
-    Raises
-    ------
-    ValueError
-        If units are to be replaced and the activation is not ReLU.
+        the interventions, and ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
+        ``entropy_weight``, ``max_grad_norm``, and for `advantages` ``discount`` and ``gae_lambda``.
     """
-    if renewal.name not in ("nothing", "perturbation") and activation != "relu":
-        raise ValueError(f"{renewal.name} needs relu, not {activation}")
     sizes = (observations, *hidden, policy.outputs)
 
     def start(seed: Tensor) -> dict:
@@ -83,8 +75,8 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         heard = torch.stack([torch.full_like(b[0], 0.01), torch.eye(len(b[0]), device=b.device)[0]])
         nets[-1] = (W * heard[:, :, None], b)
         params = {"nets": nets, **policy.start(seed.device)}
-        renewing = vmap(lambda seed: renewal.start(seed, sizes, activation))(seeds)
-        return {"params": params, "memory": optimiser.start(params), "renewal": renewing}
+        return {"params": params, "memory": optimiser.init(params, seed),
+                "after": [vmap(each.init)(seeds, nets) for each in after]}
 
     def step(agent: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         action, (old, advantage, target) = y[:, :-3], y[:, -3:].T
@@ -103,22 +95,29 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         gradients, (loss, features) = grad(objective, has_aux=True)(agent["params"])
         gradients = clip_by_global_norm(gradients, hyper["max_grad_norm"])
         params, memory = optimiser.update(agent["params"], gradients, agent["memory"], hyper)
-        nets, of_nets, renewing = vmap(renewal.step, (0, 0, 0, 0, None))(
-            params["nets"], {name: part["nets"] for name, part in memory.items()},
-            agent["renewal"], features, hyper)
-        memory = {name: {**part, "nets": of_nets[name]} for name, part in memory.items()}
-        return {"params": {**params, "nets": nets}, "memory": memory, "renewal": renewing}, loss
+        nets, states = params["nets"], []
+        of_nets = {kind: {name: tree["nets"] for name, tree in memory[kind].items()}
+                   for kind in ("per_weight", "initial")}
+        for each, state in zip(after, agent["after"]):
+            nets, of_nets, state = vmap(each.apply, (0, 0, 0, 0, None))(
+                nets, of_nets, state, features, hyper)
+            states.append(state)
+        memory = memory | {kind: {name: {**memory[kind][name], "nets": tree}
+                                  for name, tree in of_nets[kind].items()} for kind in of_nets}
+        return {"params": {**params, "nets": nets}, "memory": memory, "after": states}, loss
 
-    settings = {**optimiser.settings, **renewal.settings, "step_size": 3e-4, "clip": 0.2,
+    settings = {**optimiser.settings, **{k: v for each in after for k, v in each.settings.items()},
+                "step_size": 3e-4, "clip": 0.2,
                 "value_weight": 0.5, "entropy_weight": 0.0, "max_grad_norm": 0.5,
                 "discount": 0.99, "gae_lambda": 0.95}
-    description = f"ppo {sizes} {policy.name} {activation} {optimiser.name} {renewal.name}"
+    description = f"ppo {sizes} {policy.name} {activation} {optimiser.name}"
+    description = " ".join([description, *(each.name for each in after)])
     made_for = observations, policy.choices, 0 if policy.choices else policy.numbers
 
     def check(setting: dict) -> None:
-        renewal.check(setting)
-        if "replacement_rate" in setting:
-            check_rate(setting, max(hidden), "units a minibatch")
+        optimiser.check(setting)
+        for each in after:
+            each.check(setting, hidden)
 
     return ActorCritic(start, step, settings, description, policy, activation, made_for, check)
 

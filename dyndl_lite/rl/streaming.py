@@ -14,16 +14,9 @@ from torch.func import grad, grad_and_value
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.continual_backprop import (
-    appraise,
-    choose,
-    forget,
-    new_units,
-    newborn,
-    rebirth,
-)
 from dyndl_lite.dynamic import network
 from dyndl_lite.dynamic.credit import heard_by
+from dyndl_lite.learning import Intervention
 from dyndl_lite.rl import stream_x
 from dyndl_lite.rl.policies import categorical, gaussian
 
@@ -45,28 +38,36 @@ class Agent(NamedTuple):
 
 
 EXPLORING = {"epsilon": 0.01, "exploration": 10_000.0}
-REPLACING = {"replacement_rate": 0.0, "utility_decay": 0.99, "maturity_threshold": 1000.0}
 
 
-def new_net(seed: Tensor, sizes: tuple[int, ...], hyper: dict, replacing: bool, which: int) -> dict:
-    """Make one of an agent's networks, with its traces."""
-    params = stream_x.sparse_init(seed, sizes, hyper["sparsity"], which)
-    net = {"params": params, "trace": tree_map(torch.zeros_like, params)}
-    if replacing:
-        net["units"] = [new_units(n, seed.device) for n in sizes[1:-1]]
-        net["fresh"] = _fresh(seed, torch.zeros_like(seed), sizes, hyper, which)
-    return net
+def new_net(seed: Tensor, sizes: tuple[int, ...], hyper: dict, after: tuple[Intervention, ...],
+            number: int = 0) -> dict:
+    """Make one of an agent's networks, its traces, and the states of the interventions.
+
+    Parameters
+    ----------
+    number : int
+        Which of the networks: they draw different random numbers.
+    """
+    params = stream_x.sparse_init(seed, sizes, hyper["sparsity"], number)
+    own = random.bits(seed, random.VALUE, number) if number else seed
+    memory = {"per_weight": {"trace": tree_map(torch.zeros_like, params)}, "initial": {}}
+    return {"params": params, "memory": memory,
+            "after": [_sparse(each.init(own, params), hyper) for each in after]}
 
 
-def _fresh(seed, t, sizes, hyper, which) -> list[Tensor]:
-    """Draw incoming weights for the unit of each hidden layer that may be reborn next."""
-    return [stream_x.sparse_row(seed, n, hyper["sparsity"], random.REBIRTH, t, 100 * which + layer)
-            for layer, n in enumerate(sizes[:-2])]
+def _sparse(state: dict, hyper: dict) -> dict:
+    """Draw what a unit that is replaced will hear as sparsely as what it heard at first."""
+    if "fresh" not in state:
+        return state
+    return {**state, "fresh": [
+        stream_x.sparse_row(state["seed"], len(row), hyper["sparsity"], random.REBIRTH, state["t"], layer)
+        for layer, row in enumerate(state["fresh"])]}
 
 
 def update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, decay: Tensor,
-            over: Tensor, hyper: dict, kappa: Tensor, seed: Tensor, t: Tensor, which: int) -> dict:
-    """Let one network learn: the step, the end of an episode, and who is reborn.
+           over: Tensor, hyper: dict, kappa: Tensor, after: tuple[Intervention, ...]) -> dict:
+    """Let one network learn: take the step, end the traces of an episode that is over, intervene.
 
     Parameters
     ----------
@@ -74,23 +75,32 @@ def update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, dec
         Of what is to grow where delta is positive.
     features : list of tensors [units]
         The hidden activities before the step.
+    delta, decay, kappa
+        As for `stream_x.obgd`.
+    over : bool scalar tensor
     """
-    params, trace = stream_x.obgd(net["params"], net["trace"], gradient, delta, decay, hyper, kappa)
+    trace = net["memory"]["per_weight"]["trace"]
+    params, trace = stream_x.obgd(net["params"], trace, gradient, delta, decay, hyper, kappa)
     trace = tree_map(lambda z: torch.where(over, 0.0, z), trace)
-    if "units" not in net:
-        return {"params": params, "trace": trace}
-    layers, chosen, means = [], [], []
-    for (W, _), (W_next, _), units, h in zip(params, params[1:], net["units"], features):
-        units, u_hat, f_hat = appraise(units, h, W.abs().sum(1), W_next.abs().sum(0), hyper,
-                                       "contribution")
-        units, pick = choose(units, u_hat, hyper)
-        layers.append(newborn(units, pick))
-        chosen.append(pick)
-        means.append(f_hat)
-    sizes = (params[0][0].shape[1], *(len(b) for _, b in params))
-    return {"params": rebirth(params, chosen, net["fresh"], means),
-            "trace": forget({"z": trace}, chosen)["z"], "units": layers,
-            "fresh": _fresh(seed, t + 1, sizes, hyper, which)}
+    memory, states = {"per_weight": {"trace": trace}, "initial": {}}, []
+    for each, state in zip(after, net["after"]):
+        params, memory, state = each.apply(params, memory, state, features, hyper)
+        states.append(_sparse(state, hyper))
+    return {"params": params, "memory": memory, "after": states}
+
+
+def _agent(start: Callable, act: Callable, learn: Callable, settings: dict, description: str,
+           made_for: tuple[int, int, int], hidden: tuple[int, ...],
+           after: tuple[Intervention, ...]) -> Agent:
+    """Put an agent together, with the settings and checks of its interventions."""
+
+    def check(setting: dict) -> None:
+        for each in after:
+            each.check(setting, hidden)
+
+    settings = stream_x.SETTINGS | settings | {k: v for each in after for k, v in each.settings.items()}
+    description = " ".join([description, *(each.name for each in after)])
+    return Agent(start, act, learn, settings, description, made_for, check)
 
 
 def td_error(v: Tensor, v_next: Tensor, transition: dict, hyper: dict) -> Tensor:
@@ -114,12 +124,12 @@ def critic_gradient(critic: dict, transition: dict, hyper: dict) -> tuple:
     return gradient, output, td_error(output[0], v_next, transition, hyper)
 
 
-def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), replacing: bool = False) -> Agent:
+def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), *after: Intervention) -> Agent:
     """Make a learner of predictions: v(s), the discounted sum of rewards to come. It does not act."""
     sizes = (inputs, *hidden, 1)
 
     def start(seed, hyper):
-        return {"critic": new_net(seed, sizes, hyper, replacing, 0)}
+        return {"critic": new_net(seed, sizes, hyper, after)}
 
     def act(state, hyper, x, seed, t):
         return torch.zeros_like(t), t < 0
@@ -127,16 +137,15 @@ def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), replacing: bool =
     def learn(state, hyper, transition, seed, t):
         gradient, (v, features), delta = critic_gradient(state["critic"], transition, hyper)
         critic = update(state["critic"], gradient, features, delta,
-                         hyper["discount"] * hyper["trace_decay"], transition["over"], hyper,
-                         hyper["kappa"], seed, t, 0)
+                        hyper["discount"] * hyper["trace_decay"], transition["over"], hyper,
+                        hyper["kappa"], after)
         return {"critic": critic}, v
 
-    return Agent(start, act, learn, stream_x.SETTINGS | (REPLACING if replacing else {}),
-                 f"stream_td {sizes} replacing={replacing}", (inputs, 0, 0))
+    return _agent(start, act, learn, {}, f"stream_td {sizes}", (inputs, 0, 0), hidden, after)
 
 
 def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
-             replacing: bool = False) -> Agent:
+             *after: Intervention) -> Agent:
     """Make a learner of action values, epsilon-greedy: Watkins's Q(lambda).
 
     An exploratory action cuts the traces: what follows it says nothing about the greedy choices before
@@ -150,7 +159,7 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
     sizes = (inputs, *hidden, actions)
 
     def start(seed, hyper):
-        return {"critic": new_net(seed, sizes, hyper, replacing, 0)}
+        return {"critic": new_net(seed, sizes, hyper, after)}
 
     def act(state, hyper, x, seed, t):
         q, _ = stream_x.apply(state["critic"]["params"], x, hyper["layer_norm"])
@@ -167,15 +176,14 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         gradient, (v, features) = grad_and_value(value, has_aux=True)(params)
         q_next, _ = stream_x.apply(params, transition["next_x"], hyper["layer_norm"])
         delta = td_error(v, q_next.amax(0), transition, hyper)
-        before, after = (transition["explored"] & (hyper["cut"] == when) for when in (1, 2))
+        before, behind = (transition["explored"] & (hyper["cut"] == when) for when in (1, 2))
         decay = torch.where(before, 0.0, hyper["discount"] * hyper["trace_decay"])
-        critic = update(state["critic"], gradient, features, delta, decay, transition["over"] | after,
-                        hyper, hyper["kappa"], seed, t, 0)
+        critic = update(state["critic"], gradient, features, delta, decay, transition["over"] | behind,
+                        hyper, hyper["kappa"], after)
         return {"critic": critic}, v
 
-    settings = stream_x.SETTINGS | EXPLORING | {"cut": 1.0}
-    return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
-                 f"stream_q {sizes} replacing={replacing}", (inputs, actions, 0))
+    return _agent(start, act, learn, EXPLORING | {"cut": 1.0}, f"stream_q {sizes}", (inputs, actions, 0),
+                  hidden, after)
 
 
 def epsilon_greedy(q: Tensor, hyper: dict, seed: Tensor, t: Tensor) -> tuple:
@@ -190,7 +198,7 @@ def epsilon_greedy(q: Tensor, hyper: dict, seed: Tensor, t: Tensor) -> tuple:
 
 
 def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
-              replacing: bool = False, reals: int = 1) -> Agent:
+              *after: Intervention, reals: int = 1) -> Agent:
     """Make an actor and a critic, two networks that learn from the same TD error: AC(lambda).
 
     The actor chooses among `actions` by a softmax; with 0 of them it draws `reals` real numbers from
@@ -203,8 +211,8 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
     critic_sizes, actor_sizes = (inputs, *hidden, 1), (inputs, *hidden, policy.outputs)
 
     def start(seed, hyper):
-        return {"critic": new_net(seed, critic_sizes, hyper, replacing, 0),
-                "actor": new_net(seed, actor_sizes, hyper, replacing, 1)}
+        return {"critic": new_net(seed, critic_sizes, hyper, after),
+                "actor": new_net(seed, actor_sizes, hyper, after, 1)}
 
     def act(state, hyper, x, seed, t):
         output, _ = stream_x.apply(state["actor"]["params"], x, hyper["layer_norm"])
@@ -223,15 +231,14 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
 
         of_policy, heard = grad(objective, has_aux=True)(state["actor"]["params"])
         same = dict(delta=delta, decay=hyper["discount"] * hyper["trace_decay"], over=transition["over"],
-                    hyper=hyper, seed=seed, t=t)
-        critic = update(state["critic"], gradient, features, **same, kappa=hyper["kappa"], which=0)
-        actor = update(state["actor"], of_policy, heard, **same, kappa=hyper["kappa_policy"], which=1)
+                    hyper=hyper, after=after)
+        critic = update(state["critic"], gradient, features, **same, kappa=hyper["kappa"])
+        actor = update(state["actor"], of_policy, heard, **same, kappa=hyper["kappa_policy"])
         return {"critic": critic, "actor": actor}, v
 
-    settings = stream_x.SETTINGS | {"kappa_policy": 3.0, "entropy": 0.01}
-    return Agent(start, act, learn, settings | (REPLACING if replacing else {}),
-                 f"stream_ac {critic_sizes} {actor_sizes} replacing={replacing}",
-                 (inputs, actions, 0 if actions else reals))
+    return _agent(start, act, learn, {"kappa_policy": 3.0, "entropy": 0.01},
+                  f"stream_ac {critic_sizes} {actor_sizes}", (inputs, actions, 0 if actions else reals),
+                  hidden, after)
 
 
 def dynamic_q(inputs: int, actions: int, units: int = 32, depth: int = 1) -> Agent:

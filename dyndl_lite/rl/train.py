@@ -52,8 +52,9 @@ def renew(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) -> dict:
         return {**old, "nets": [*hidden, tree_map(chosen(heads), new["nets"][-1], last)]}
 
     return {**agents, "params": with_heads(fresh["params"], agents["params"]),
-            "memory": {name: with_heads(fresh["memory"][name], part)
-                       for name, part in agents["memory"].items()}}
+            "memory": agents["memory"] | {kind: {
+                name: with_heads(fresh["memory"][kind][name], part)
+                for name, part in agents["memory"][kind].items()} for kind in ("per_weight", "initial")}}
 
 
 def look(agents: dict, seen: Tensor, activation: str) -> dict[str, Tensor]:
