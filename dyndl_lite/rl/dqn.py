@@ -1,8 +1,8 @@
 """Learners made for batches: DQN with its replay buffer, and what is left without one.
 
 DQN (Mnih et al. 2015) is the foil of the streaming learners: it may look at everything again and
-again. With ``buffer`` 1 all of its batch is the transition that just happened, which is DQN at batch
-and buffer 1. `ppo_of_one` is PPO (Schulman et al. 2017) with a rollout of one step.
+again. With ``buffer`` 1 all of its batch is the transition that just happened, which is DQN at
+batch and buffer 1. `ppo_of_one` is PPO (Schulman et al. 2017) with a rollout of one step.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """Environments to act in: classic control as pure functions of one environment.
 
-The dynamics are those of gymnasium's CartPole-v1, Acrobot-v1, MountainCar-v0 and Pendulum-v1, number
-for number (see the tests). The state is a dict of tensors, so `vmap` makes many of one and a compiled
-loop can hold agent and environment together. Physics and the observations' code are part of the state:
-an environment that changes is one whose state does.
+The dynamics are those of gymnasium's CartPole-v1, Acrobot-v1, MountainCar-v0 and Pendulum-v1,
+number for number (see the tests). The state is a dict of tensors, so `vmap` makes many of one and a
+compiled loop can hold agent and environment together. Physics and the observations' code are part
+of the state: an environment that changes is one whose state does.
 """
 
 import math

@@ -1,8 +1,9 @@
 """Gymnasium's environments for our agents: how to act in them, what is observed, how to go on.
 
-An agent's action is a vector of numbers, and it observes a vector of numbers: `Adapted` makes that of
-what an environment declares, and refuses what it cannot. Gymnasium's own `SyncVectorEnv` steps many; what
-it does not do is to keep an environment's state over a restart of the program (`save`, `load`).
+An agent's action is a vector of numbers, and it observes a vector of numbers: `Adapted` makes that
+of what an environment declares, and refuses what it cannot. Gymnasium's own `SyncVectorEnv` steps
+many; what it does not do is to keep an environment's state over a restart of the program (`save`,
+`load`).
 """
 
 import importlib.util
@@ -24,9 +25,9 @@ class Adapted(gymnasium.Wrapper):
     Parameters
     ----------
     env : gymnasium.Env
-        Its actions are Discrete (a policy's 0, 1, ... counts from the space's start) or a Box of real
-        numbers (what a policy asks for is clipped to the bounds); its observations are whatever
-        gymnasium can flatten: Box, Discrete (one number each), Dict and Tuple of them ...
+        Its actions are Discrete (a policy's 0, 1, ... counts from the space's start) or a Box of
+        real numbers (what a policy asks for is clipped to the bounds); its observations are
+        whatever gymnasium can flatten: Box, Discrete (one number each), Dict and Tuple of them ...
 
     Attributes
     ----------
@@ -117,8 +118,8 @@ class Simulators:
         Returns
         -------
         after : tensor [environments, observations]
-            Where the actions led, the last observation of an episode included: its value counts where
-            only time ran out.
+            Where the actions led, the last observation of an episode included: its value counts
+            where only time ran out.
         reward, terminal, over : tensors [environments]
             Over: terminal, or time ran out.
         seen : tensor [environments, observations]
@@ -148,7 +149,8 @@ def find(name: str) -> Callable:
     Raises
     ------
     UserError
-        If there is no such environment here (the line says what to install), or it cannot be `Adapted`.
+        If there is no such environment here (the line says what to install), or it cannot be
+        `Adapted`.
     """
     if name.startswith("MinAtar/"):
         if importlib.util.find_spec("minatar") is None:
@@ -175,11 +177,13 @@ def sizes(make: Callable) -> tuple[int, int, int]:
     return env.observations, env.actions, env.reals
 
 
-# To go on after the program was ended ---------------------------------------------------------------
+# To go on after the program was ended
+# ---------------------------------------------------------------
 
-# Wrappers and environments of gymnasium's whose whole state is known: in these attributes, the random
-# generator and, for MuJoCo, the simulator. Whoever else wants to be saved has a `get_state()`, which
-# gives numbers, texts, tensors, and lists and dicts of them, and a `set_state(state)`.
+# Wrappers and environments of gymnasium's whose whole state is known: in these attributes, the
+# random generator and, for MuJoCo, the simulator. Whoever else wants to be saved has a
+# `get_state()`, which gives numbers, texts, tensors, and lists and dicts of them, and a
+# `set_state(state)`.
 ATTRIBUTES = ("_elapsed_steps", "state", "steps_beyond_terminated")
 KNOWN = (Adapted, gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.PassiveEnvChecker,
          gymnasium.wrappers.FlattenObservation, gymnasium.wrappers.TimeLimit)

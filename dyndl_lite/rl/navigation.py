@@ -1,9 +1,9 @@
 """Find the middle, seen through a code that changes: cheap enough to watch an agent for long.
 
-A point in a walled unit square moves a little in the direction of the action and is paid by how near it
-is to a goal. It is not told where it is, but sees random Fourier features of its place (Rahimi and
-Recht 2007), and now and then the features are drawn anew. So nothing gets harder, the best
-behaviour in the square stays the same, and all that an agent knew how to read is lost.
+A point in a walled unit square moves a little in the direction of the action and is paid by how
+near it is to a goal. It is not told where it is, but sees random Fourier features of its place
+(Rahimi and Recht 2007), and now and then the features are drawn anew. So nothing gets harder, the
+best behaviour in the square stays the same, and all that an agent knew how to read is lost.
 """
 
 import math

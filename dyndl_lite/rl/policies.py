@@ -32,8 +32,8 @@ def gaussian(numbers: int, deviation: float | str | None = None) -> Policy:
     ----------
     numbers : int
     deviation : float, "output" or None
-        The standard deviation. None: one for each number is learned, the same everywhere, from 1 on.
-        "output": after its means the network also gives the deviations, through a softplus.
+        The standard deviation. None: one for each number is learned, the same everywhere, from 1
+        on. "output": after its means the network also gives the deviations, through a softplus.
     """
     learned, given = deviation is None, deviation == "output"
 

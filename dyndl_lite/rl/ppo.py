@@ -59,8 +59,9 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
     ActorCritic
         Its step takes x [minibatch, observations] and y [minibatch, action and three numbers], as
         `minibatches` lays them out, and gives the loss. The settings are those of the optimiser and
-        the interventions, and ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
-        ``entropy_weight``, ``max_grad_norm``, and for `advantages` ``discount`` and ``gae_lambda``.
+        the interventions, and ``clip`` (how far the ratio of probabilities may move),
+        ``value_weight``, ``entropy_weight``, ``max_grad_norm``, and for `advantages` ``discount``
+        and ``gae_lambda``.
     """
     sizes = (observations, *hidden, policy.outputs)
 

@@ -1,9 +1,10 @@
 """Where an ensemble of PPO agents acts: in environments written in torch, or in gymnasium's.
 
-`torch_rollouts` and `gymnasium_rollouts` give what `train.run` makes its environments with. What they
-make has ``begin``, ``collect``, ``state`` and ``resume`` as below, and a rollout is a dict of tensors
-[steps, agents, envs, ...]: observation, action, log_probability, reward, terminal (the task is at its end),
-over (the episode is: that, or time ran out), next_observation (of the same episode, its last included).
+`torch_rollouts` and `gymnasium_rollouts` give what `train.run` makes its environments with. What
+they make has ``begin``, ``collect``, ``state`` and ``resume`` as below, and a rollout is a dict of
+tensors [steps, agents, envs, ...]: observation, action, log_probability, reward, terminal (the task
+is at its end), over (the episode is: that, or time ran out), next_observation (of the same episode,
+its last included).
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Slippery Ant: a robot that walks on ground whose friction changes now and then.
 
-Dohare et al. (2024, Nature 632, Methods): friction is drawn log-uniformly from [0.02, 2]; it changes
-at the first end of an episode after each period of steps. The robot is gymnasium's Ant-v5, which
-needs MuJoCo (``pip install "gymnasium[mujoco]"``).
+Dohare et al. (2024, Nature 632, Methods): friction is drawn log-uniformly from [0.02, 2]; it
+changes at the first end of an episode after each period of steps. The robot is gymnasium's Ant-v5,
+which needs MuJoCo (``pip install "gymnasium[mujoco]"``).
 """
 
 import importlib.util

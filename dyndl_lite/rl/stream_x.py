@@ -106,7 +106,8 @@ def new_statistics(like: Tensor) -> dict[str, Tensor]:
 def update_statistics(statistics: dict, x: Tensor, horizon: Tensor) -> dict[str, Tensor]:
     """Take one more value into running mean and variance (Welford 1962).
 
-    With an infinite horizon they are those of all values so far; with a finite one, old values fade.
+    With an infinite horizon they are those of all values so far; with a finite one, old values
+    fade.
     """
     n = torch.minimum(statistics["n"] + 1, horizon)
     mean = statistics["mean"] + (x - statistics["mean"]) / n
@@ -138,9 +139,9 @@ def scale_reward(scaler: dict, reward: Tensor, over: Tensor, hyper: dict) -> tup
     """Take in a reward: the scaler with it, and the scale by which the reward is divided.
 
     The scale is the deviation of u <- gamma u + r, the discounted sum of what has come. The paper
-    (Algorithm 5) takes it about 0, which is the setting ``tracked_mean`` 0; the released code about the
-    mean of u so far, which is ours unless it is set (all published results come from that code). In both
-    a sum starts anew with the last reward of an episode, not after it.
+    (Algorithm 5) takes it about 0, which is the setting ``tracked_mean`` 0; the released code about
+    the mean of u so far, which is ours unless it is set (all published results come from that
+    code). In both a sum starts anew with the last reward of an episode, not after it.
     """
     u = hyper["discount"] * torch.where(over, 0.0, scaler["sum"]) + reward
     before = scaler["statistics"]
@@ -154,8 +155,8 @@ def obgd(params: Params, trace: Params, gradient: Params, delta: Tensor, decay: 
          hyper: dict, kappa: Tensor) -> tuple[Params, Params]:
     """Take a step of overshooting-bounded gradient descent (Elsayed et al. 2024, Algorithm 3).
 
-    z <- decay z + gradient; M = alpha kappa max(|delta|, 1) |z|_1; w <- w + alpha / max(M, 1) delta z.
-    The step shrinks where it could correct more than the whole error delta. With ``bounded`` 0
+    z <- decay z + gradient; M = alpha kappa max(|delta|, 1) |z|_1; w <- w + alpha / max(M, 1) delta
+    z. The step shrinks where it could correct more than the whole error delta. With ``bounded`` 0
     it is w <- w + alpha delta z, as in the classic learners.
 
     Parameters

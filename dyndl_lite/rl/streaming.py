@@ -1,8 +1,9 @@
 """Streaming agents: each transition is learned from once, as it happens, and is gone.
 
-Stream TD(lambda), Q(lambda) and AC(lambda) of Elsayed, Vasan and Mahmood (2024, arXiv 2410.14606), and
-Q-learning with the dynamic network. An agent is a few pure functions of **one** agent and one transition.
-With the settings `stream_x.CLASSIC` they are the classic TD(lambda), Q(lambda) and AC(lambda).
+Stream TD(lambda), Q(lambda) and AC(lambda) of Elsayed, Vasan and Mahmood (2024, arXiv 2410.14606),
+and Q-learning with the dynamic network. An agent is a few pure functions of **one** agent and one
+transition. With the settings `stream_x.CLASSIC` they are the classic TD(lambda), Q(lambda) and
+AC(lambda).
 """
 
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from dyndl_lite.rl.policies import categorical, gaussian
 class Agent(NamedTuple):
     """What acts and learns, as pure functions.
 
-    A transition is a dict: x and next_x [observations], action, reward, terminal, over (the episode is:
-    terminal, or time ran out) and explored (the action was not the best by the agent's own values).
+    A transition is a dict: x and next_x [observations], action, reward, terminal, over (the episode
+    is: terminal, or time ran out) and explored (the action was not the best by the agent's own
+    values).
     """
 
     start: Callable  # seed, hyper -> the agent's state, a dict of tensors
@@ -148,13 +150,14 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
              *after: Intervention) -> Agent:
     """Make a learner of action values, epsilon-greedy: Watkins's Q(lambda).
 
-    An exploratory action cuts the traces: what follows it says nothing about the greedy choices before
-    it. The paper's pseudocode cuts before the update that learns from that action (``cut`` 1, ours);
-    the released code after it (``cut`` 2), which its authors call the right order, though then the
-    choices before are still credited with what exploring led to. ``cut`` 0 leaves the traces alone.
+    An exploratory action cuts the traces: what follows it says nothing about the greedy choices
+    before it. The paper's pseudocode cuts before the update that learns from that action (``cut``
+    1, ours); the released code after it (``cut`` 2), which its authors call the right order, though
+    then the choices before are still credited with what exploring led to. ``cut`` 0 leaves the
+    traces alone.
 
-    Settings beside those of stream-x: ``cut``, and ``epsilon``, which falls from 1 to its value over
-    ``exploration`` steps.
+    Settings beside those of stream-x: ``cut``, and ``epsilon``, which falls from 1 to its value
+    over ``exploration`` steps.
     """
     sizes = (inputs, *hidden, actions)
 
@@ -201,11 +204,11 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
               *after: Intervention, reals: int = 1) -> Agent:
     """Make an actor and a critic, two networks that learn from the same TD error: AC(lambda).
 
-    The actor chooses among `actions` by a softmax; with 0 of them it draws `reals` real numbers from
-    normal distributions, of which it gives means and deviations (softplus).
+    The actor chooses among `actions` by a softmax; with 0 of them it draws `reals` real numbers
+    from normal distributions, of which it gives means and deviations (softplus).
 
-    Settings beside those of stream-x: ``kappa_policy``, and ``entropy``, the weight of an entropy bonus
-    (times the sign of delta, as the step is multiplied by delta).
+    Settings beside those of stream-x: ``kappa_policy``, and ``entropy``, the weight of an entropy
+    bonus (times the sign of delta, as the step is multiplied by delta).
     """
     policy = categorical(actions) if actions else gaussian(reals, "output")
     critic_sizes, actor_sizes = (inputs, *hidden, 1), (inputs, *hidden, policy.outputs)
@@ -244,8 +247,9 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
 def dynamic_q(inputs: int, actions: int, units: int = 32, depth: int = 1) -> Agent:
     """Make a one-step Q-learner (Watkins 1989) whose network is `dynamic`'s: it grows while it acts.
 
-    It has nothing of stream-x but the scaled observations and rewards: no bounded traces, no layer norm, no
-    sparse weights. It begins without hidden units, and learns its own step sizes. The network is told r + gamma max q(s', .) for what was done, and for all other actions what it
+    It has nothing of stream-x but the scaled observations and rewards: no bounded traces, no layer
+    norm, no sparse weights. It begins without hidden units, and learns its own step sizes. The
+    network is told r + gamma max q(s', .) for what was done, and for all other actions what it
     expects already: there it has no error and no hunger.
 
     Parameters
@@ -257,8 +261,8 @@ def dynamic_q(inputs: int, actions: int, units: int = 32, depth: int = 1) -> Age
     Returns
     -------
     Agent
-        With the settings of `network.SETTINGS`, ``epsilon`` and ``exploration`` as of `stream_q`, and
-        those of `stream_x.SCALES`.
+        With the settings of `network.SETTINGS`, ``epsilon`` and ``exploration`` as of `stream_q`,
+        and those of `stream_x.SCALES`.
     """
     learner = network.dynamic(inputs, units, actions, depth=depth)
 
