@@ -15,14 +15,14 @@ from torch.func import vmap
 from dyndl_lite.algorithms.regularisers import decayed
 from dyndl_lite.experiment import checkpoint
 from dyndl_lite.learning import adam
-from dyndl_lite.rl import gymnasium_adapters, renewal, slippery_ant, train
+from dyndl_lite.rl import gymnasium_adapters, renewal, slippery_ant, train_ppo
 from dyndl_lite.rl import navigation as navigation_module
 from dyndl_lite.rl.environments import cart_pole
 from dyndl_lite.rl.navigation import GOAL, navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
 from dyndl_lite.rl.ppo import ppo, Routine
 from dyndl_lite.rl.torch_environments import torch_worlds
-from dyndl_lite.rl.train import Arm
+from dyndl_lite.rl.train_ppo import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_mujoco = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="no MuJoCo")
@@ -73,7 +73,7 @@ def test_the_ends_of_the_scale_beside_a_simulation_in_numpy():
 # the ensemble -----------------------------------------------------------------------------------
 
 def live(arms, seeds, iterations=4, place=NAVIGATING, agent=NAVIGATOR, **more):
-    return train.run(place, agent, arms, seeds, iterations, 2, 2, SMALL, **more)
+    return train_ppo.train_ppo(place, agent, arms, seeds, iterations, 2, 2, SMALL, **more)
 
 
 def rows(frame, learner, seed):
@@ -81,7 +81,7 @@ def rows(frame, learner, seed):
 
 
 def test_a_run_is_the_same_in_other_company():
-    arms = {"a": Arm(BUSY), "b": Arm({**BUSY, "step_size": 1e-3}), "c": Arm(BUSY, "all")}
+    arms = {"a": Condition(BUSY), "b": Condition({**BUSY, "step_size": 1e-3}), "c": Condition(BUSY, "all")}
     together, alone = live(arms, range(3)), live({"b": arms["b"]}, [2])
     np.testing.assert_allclose(rows(together, "b", 2), rows(alone, "b", 2), rtol=1e-3, atol=1e-4)
     assert list(together.columns[:6]) == ["learner", "seed", "step", "task", "reward", "return"]
@@ -89,8 +89,8 @@ def test_a_run_is_the_same_in_other_company():
 
 
 def test_arms_meet_the_same_world_until_they_differ():
-    arms = {"plain": Arm(BUSY), "fresh": Arm(BUSY, "all"), "heads": Arm(BUSY, "heads"),
-            "stays": Arm(BUSY, stationary=True)}
+    arms = {"plain": Condition(BUSY), "fresh": Condition(BUSY, "all"), "heads": Condition(BUSY, "heads"),
+            "stays": Condition(BUSY, stationary=True)}
     frame = live(arms, range(2))
     for name in arms:
         first = rows(frame, name, 1).iloc[0]
@@ -101,7 +101,7 @@ def test_arms_meet_the_same_world_until_they_differ():
 def test_what_is_renewed():
     agents, fresh = vmap(NAVIGATOR.start)(torch.arange(3)), vmap(NAVIGATOR.start)(torch.arange(5, 8))
     agents["memory"]["m"]["nets"][-1][0].fill_(9.0)
-    new = train.renew(agents, fresh, torch.tensor([True, False, False]),
+    new = train_ppo.reinitialise(agents, fresh, torch.tensor([True, False, False]),
                          torch.tensor([False, True, False]))
     for layer in range(3):
         for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
@@ -110,7 +110,7 @@ def test_what_is_renewed():
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    arms = {"a": Arm(BUSY), "b": Arm(BUSY, stationary=True)}
+    arms = {"a": Condition(BUSY), "b": Condition(BUSY, stationary=True)}
     whole, save, count = live(arms, range(2)), checkpoint.save, []
 
     def die(path, state):
@@ -127,13 +127,13 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("given, message", [
-    ({"arms": {"a": Arm({"step": 1})}}, "'step' is unknown to ppo"),
-    ({"arms": {"a": Arm(BUSY, "head")}}, "renews 'head'"),
+    ({"arms": {"a": Condition({"step": 1})}}, "'step' is unknown to ppo"),
+    ({"arms": {"a": Condition(BUSY, "head")}}, "renews 'head'"),
     ({"arms": {}}, "at least one seed and one arm"),
     ({"iterations": 3}, "bin 2 does not divide"),
 ])
 def test_what_does_not_fit_is_an_error_before_work(given, message):
-    given = {"arms": {"a": Arm(BUSY)}, "seeds": range(1), **given}
+    given = {"arms": {"a": Condition(BUSY)}, "seeds": range(1), **given}
     with pytest.raises(ValueError, match=message):
         live(**given)
 
@@ -210,7 +210,7 @@ def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
     routine = Routine(envs=8, steps=64, epochs=6, minibatches=4)
     agent = ppo(4, categorical(2), (32, 32), "tanh")
     for place in (torch_worlds(cart_pole), on_gymnasium("CartPole-v1")):
-        frame = train.run(place, agent, {"ppo": Arm({"step_size": 2e-3})}, range(2), 20, 4,
+        frame = train_ppo.train_ppo(place, agent, {"ppo": Condition({"step_size": 2e-3})}, range(2), 20, 4,
                              routine=routine)
         assert frame[frame.step == 20 * 512]["return"].min() > 70
         assert frame[frame.step == 4 * 512]["return"].max() < 70
@@ -219,12 +219,12 @@ def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
 def test_a_killed_run_on_gymnasium_goes_on_bit_for_bit(tmp_path):
     place = on_gymnasium("CartPole-v1")
     agent = ppo(4, categorical(2), (8,))
-    whole = live({"a": Arm({})}, range(2), 6, place, agent)
-    live({"a": Arm({})}, range(2), 2, place, agent, folder=tmp_path)
-    mark = train.Lives(place, agent, {"a": Arm({})}, range(2), SMALL, 6, 2).mark
+    whole = live({"a": Condition({})}, range(2), 6, place, agent)
+    live({"a": Condition({})}, range(2), 2, place, agent, folder=tmp_path)
+    mark = train_ppo.Training(place, agent, {"a": Condition({})}, range(2), SMALL, 6, 2).mark
     state = torch.load(tmp_path / "agents.pt", weights_only=True)
     assert state["iteration"] == 2 and state["fingerprint"] == mark
-    again = live({"a": Arm({})}, range(2), 6, place, agent, folder=tmp_path)
+    again = live({"a": Condition({})}, range(2), 6, place, agent, folder=tmp_path)
     assert again.equals(whole)
 
 
@@ -334,7 +334,7 @@ def test_a_simulator_goes_on_bit_for_bit_from_what_was_saved(name, tmp_path):
 def on_slippery_ground(**more):
     place = gymnasium_adapters.gymnasium_worlds(lambda seed: slippery_ant.ant(seed, 20), "ant 20")
     agent = ppo(27, gaussian(8), (8,), renewal=renewal.replacement())
-    arms = {"cbp": Arm({"replacement_rate": 0.1, "maturity_threshold": 3})}
+    arms = {"cbp": Condition({"replacement_rate": 0.1, "maturity_threshold": 3})}
     return live(arms, range(2), 8, place, agent, **more)
 
 

@@ -5,17 +5,20 @@ no autoreset mode to get wrong. The last observation of an episode is kept, for 
 when only time ran out.
 """
 
+import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 from torch.func import vmap
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import drivers
+from dyndl_lite.files import UserError
 from dyndl_lite.models.mlp import forward
 from dyndl_lite.rl.policies import categorical, gaussian, Policy
 from dyndl_lite.rl.ppo import ActorCritic, Routine, to_act
@@ -144,6 +147,160 @@ class GymnasiumWorlds:
         for row, states in zip(self.envs, state["envs"]):
             for env, one in zip(row, states):
                 load(env, one)
+
+
+class Adapted(gymnasium.Wrapper):
+    """An environment with vectors of numbers for observations and actions.
+
+    Parameters
+    ----------
+    env : gymnasium.Env
+        Its actions are Discrete (a policy's 0, 1, ... counts from the space's start) or a Box of real
+        numbers (what a policy asks for is clipped to the bounds); its observations are whatever
+        gymnasium can flatten: Box, Discrete (one number each), Dict and Tuple of them ...
+
+    Attributes
+    ----------
+    observations : int
+    actions : int
+        To choose from; 0: an action is real numbers.
+    reals : int
+        Numbers in such an action, else 0.
+
+    Raises
+    ------
+    UserError
+        If a space is of another kind, or (while it runs) an observation is not of its space.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        space, seen = env.action_space, env.observation_space
+        discrete = isinstance(space, spaces.Discrete)
+        if not discrete and not (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
+            raise UserError(f"{env} has actions {space}: use an environment with Discrete actions or a "
+                            "Box of real numbers")
+        if not seen.is_np_flattenable:
+            raise UserError(f"{env} has observations {seen}, which cannot be made one vector: use an "
+                            "environment with Box or Discrete ones")
+        self.actions = int(space.n) if discrete else 0
+        self.reals = 0 if discrete else spaces.flatdim(space)
+        self.observations = spaces.flatdim(seen)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self.observations,), np.float32)
+        self.action_space = spaces.Box(-np.inf, np.inf, (self.reals or 1,), np.float32)
+
+    def act(self, numbers: np.ndarray) -> np.ndarray | int:
+        """Give what the environment takes for an action [numbers] of a policy."""
+        space = self.env.action_space
+        if self.actions:
+            return int(space.start) + int(numbers[0])
+        return np.clip(numbers.reshape(space.shape), space.low, space.high, dtype=space.dtype)
+
+    def observe(self, observation) -> np.ndarray:
+        """Give an observation as a vector [observations] of float32."""
+        space = self.env.observation_space
+        box = isinstance(space, spaces.Box)
+        if not (np.shape(observation) == space.shape if box else space.contains(observation)):
+            raise UserError(f"{self.env} shows {observation!r}, which is not in its space {space}: "
+                            "correct the environment's observation_space")
+        flat = np.ravel(observation) if box else spaces.flatten(space, observation)
+        return flat.astype(np.float32)
+
+    def reset(self, **given):
+        """Begin an episode. What gymnasium calls info is left out: nobody reads it."""
+        return self.observe(super().reset(**given)[0]), {}
+
+    def step(self, action: np.ndarray):
+        """Act once."""
+        observation, reward, terminal, truncated, _ = super().step(self.act(action))
+        return self.observe(observation), reward, terminal, truncated, {}
+
+
+class Simulators:
+    """Environments side by side, each begun anew in the step in which its episode ends.
+
+    Parameters
+    ----------
+    makes : iterable of functions
+        Each makes one environment; all have the same spaces.
+    """
+
+    def __init__(self, makes: Iterable[Callable]):
+        self.vector = gymnasium.vector.SyncVectorEnv(
+            [lambda make=make: Adapted(make()) for make in makes],
+            autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+        self.envs = self.vector.envs
+
+    def reset(self, seeds: list[int]) -> Tensor:
+        """Begin everywhere; give the first observations [environments, observations]."""
+        return torch.from_numpy(self.vector.reset(seed=seeds)[0])
+
+    def step(self, actions: np.ndarray) -> tuple[Tensor, ...]:
+        """Act once everywhere.
+
+        Parameters
+        ----------
+        actions : array [environments, numbers]
+
+        Returns
+        -------
+        after : tensor [environments, observations]
+            Where the actions led, the last observation of an episode included: its value counts where
+            only time ran out.
+        reward, terminal, over : tensors [environments]
+            Over: terminal, or time ran out.
+        seen : tensor [environments, observations]
+            The same as `after`, or the first observation of a new episode where one was over.
+        """
+        seen, reward, terminal, truncated, info = self.vector.step(actions)
+        over = terminal | truncated
+        after = seen.copy() if over.any() else seen
+        for i in np.flatnonzero(over):
+            after[i] = info["final_obs"][i]
+        return (torch.from_numpy(after), torch.from_numpy(reward).float(), torch.from_numpy(terminal),
+                torch.from_numpy(over), torch.from_numpy(seen))
+
+    def close(self) -> None:
+        """Let the simulators go."""
+        self.vector.close()
+
+
+def find(name: str) -> Callable:
+    """Give a function that makes an environment of gymnasium's.
+
+    Parameters
+    ----------
+    name : str
+        gymnasium's, or ``MinAtar/Breakout-v1`` and the like.
+
+    Raises
+    ------
+    UserError
+        If there is no such environment here (the line says what to install), or it cannot be `Adapted`.
+    """
+    if name.startswith("MinAtar/"):
+        if importlib.util.find_spec("minatar") is None:
+            raise UserError(f"{name} needs MinAtar: pip install MinAtar")
+        if name not in gymnasium.registry:
+            importlib.import_module("minatar.gym").register_envs()
+
+    def make() -> gymnasium.Env:
+        return gymnasium.make(name, disable_env_checker=True)
+
+    try:
+        sizes(make)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise UserError(f"{name} needs a simulator: pip install 'gymnasium[mujoco]'") from error
+    except gymnasium.error.Error as error:
+        raise UserError(f"no environment {name!r}: {error}") from error
+    return make
+
+
+def sizes(make: Callable) -> tuple[int, int, int]:
+    """Count observations, actions to choose from (0: none), and real numbers to act with."""
+    env = Adapted(make())
+    env.close()
+    return env.observations, env.actions, env.reals
 
 
 # What an environment is made of, beside its simulator, by the attributes in which gymnasium's wrappers,
