@@ -32,8 +32,15 @@ def check(state: dict, name: str) -> None:
                          ) from error
 
 
-def load(path: Path, mark: str, device: torch.device) -> dict | None:
+def load(path: Path, mark: str, ends: list[int], device: torch.device) -> dict | None:
     """Read a checkpoint back, or None if there is none or it belongs to another run.
+
+    Parameters
+    ----------
+    mark : str
+        The fingerprint of all that the run's course depends on.
+    ends : list of int
+        Where its bins end; a run with fewer of them is its beginning.
 
     Raises
     ------
@@ -44,12 +51,12 @@ def load(path: Path, mark: str, device: torch.device) -> dict | None:
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        found = state["fingerprint"]
+        own = (state["fingerprint"] == mark and state["t"] <= ends[-1]
+               and state["ends"] == ends[:len(state["ends"])])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ValueError(f"checkpoint {path} cannot be read ({type(error).__name__}): delete it "
                          "to start this run afresh") from error
-    if found != mark:
+    if not own:
         print(f"[dyndl_lite] checkpoint {path} is of other settings or other code: starting "
               "afresh", flush=True)
-        return None
-    return state
+    return state if own else None

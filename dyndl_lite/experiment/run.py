@@ -160,8 +160,8 @@ def _run(job: Job, path: Path | None, save_every: float) -> tuple[dict, pd.DataF
                 "ends": job.ends[:len(bins)]}
 
     if mark:
-        saved = checkpoint.load(path, mark, job.device)
-        if saved and saved["t"] <= job.ends[-1] and saved["ends"] == job.ends[:len(saved["ends"])]:
+        saved = checkpoint.load(path, mark, job.ends, job.device)
+        if saved:
             state, t, sums, bins = (saved[k] for k in ("state", "t", "sums", "bins"))
             state = job.unpack(state)
         else:
