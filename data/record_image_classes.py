@@ -13,10 +13,11 @@ from pathlib import Path
 import pandas as pd
 import recording
 
-from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite.algorithms.backprop import conv_backprop
+from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.experiment import ensemble
-from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
+from dyndl_lite.models.cnn import held_back_accuracy, Layout
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassPairs
 
@@ -44,7 +45,7 @@ def record(who: str) -> pd.DataFrame:
     """Run all settings of one learner."""
     layout, make, sweep = LEARNERS[who]
     stream = problem()
-    learner = renewed(make(layout), layout, stream.begins, "heads")
+    learner = renewed(make(layout), "heads", stream.begins)
     frame = ensemble.run(stream, {who: (learner, sweep)}, range(RUNS), TASKS * stream.task_length,
                          stream.task_length, probe=held_back_accuracy,
                          folder=HERE.parent / "build/record/image_classes")

@@ -68,14 +68,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite.algorithms.backprop import conv_backprop
+from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.algorithms.incremental import held_back_accuracy as added_accuracy
 from dyndl_lite.algorithms.incremental import incremental, residual_continual_backprop
 from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.models import cnn, resnet
-from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
+from dyndl_lite.models.cnn import held_back_accuracy, Layout
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassPairs, GrowingClasses, HalfThenAll
 from dyndl_lite.problems.image_files import Cifar100, ImageNet32
@@ -154,7 +155,7 @@ linear = Layout(collection.side, stream.outputs, (), (), ())
 
 def with_new_heads(learner, layout):
     """The learner, with its last layer at zero when a task begins."""
-    return renewed(learner, layout, stream.begins, "heads")
+    return renewed(learner, "heads", stream.begins)
 
 
 results = ensemble.run(
@@ -290,7 +291,7 @@ look = {"bin": half // 10 or 1, "probe": held_back_accuracy, "folder": checkpoin
 warm = ensemble.run(
     halves,
     {"warm start": (plain, setting),
-     "shrink and perturb": (renewed(plain, many, halves.begins, "shrink and perturb"), setting)},
+     "shrink and perturb": (renewed(plain, "shrink and perturb", halves.begins), setting)},
     range(seed, seed + start_runs), 2 * half, **look)
 scratch = ensemble.run(at_once, {"from scratch": (plain, setting)}, range(seed, seed + start_runs),
                        half, **look)
@@ -442,7 +443,7 @@ grew = ensemble.run(
         "backprop": (plain, setting),
         "continual backprop": (conv_continual_backprop(wide),
                                {**setting, "replacement_rate": replacement_rate}),
-        "backprop from scratch": (renewed(plain, wide, plainly.begins, "all"), setting),
+        "backprop from scratch": (renewed(plain, "all", plainly.begins), setting),
     },
     seeds, plainly.steps, grown_epochs, probe=held_back_accuracy,
     folder=checkpoints / "grew")

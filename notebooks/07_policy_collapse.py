@@ -38,17 +38,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance
-from dyndl_lite.learning import adam
 from dyndl_lite.rl import navigation as world
 from dyndl_lite.rl import ppo as algorithm
-from dyndl_lite.rl import renewal, slippery_ant, train
+from dyndl_lite.rl import slippery_ant, train
 from dyndl_lite.rl.navigation import navigation
 from dyndl_lite.rl.policies import gaussian
 from dyndl_lite.rl.ppo import ppo
-from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.rollouts import torch_rollouts
 from dyndl_lite.rl.train import Arm
 
 plots.style()
@@ -77,7 +77,7 @@ plots.source(algorithm.advantages)
 # $$ \mathbb{E}\left[\min\big(r A_t,\ \mathrm{clip}(r, 1-\epsilon, 1+\epsilon)\, A_t\big)\right] . $$
 
 # %%
-plots.source(algorithm.clipped_gain)
+plots.source(algorithm.clipped_surrogate)
 
 # %% [markdown]
 # ## A world that changes its code
@@ -97,9 +97,9 @@ plots.source(world.Navigation.step, world.Navigation.observe, world.new_code)
 # betas that agree (0.99 both) *proper*.
 
 # %%
-agent = ppo(navigation.observations, gaussian(navigation.numbers, deviation=0.5), (32, 32),
-            optimiser=decayed(adam), renewal=renewal.replacement())
-standard = {"step_size": step_size, "discount": 0.9, "trace_decay": 0.9, "weight_decay": 0.0,
+agent = ppo(navigation.observations, gaussian(navigation.reals, deviation=0.5), (32, 32),
+            "relu", l2(adam), least_useful())
+standard = {"step_size": step_size, "discount": 0.9, "gae_lambda": 0.9, "weight_decay": 0.0,
             "replacement_rate": 0.0, "maturity_threshold": 300.0}
 proper = {**standard, "beta_1": 0.99, "beta_2": 0.99}
 arms = {
@@ -110,7 +110,7 @@ arms = {
     "fresh agent each task": Arm({**proper, "step_size": 0.01}, renewed="all"),
     "PPO, proper betas, no changes": Arm(proper, stationary=True),
 }
-frame = train.run(torch_worlds(navigation, world.new_code), agent, arms, seeds,
+frame = train.run(torch_rollouts(navigation, world.new_code), agent, arms, seeds,
                      iterations * tasks, iterations // 3, iterations, folder=checkpoints)
 lowest, highest = (world.expected_return(choose) for choose in (world.aimless, world.straight))
 frame["score"] = (frame["return"] - lowest) / (highest - lowest)
@@ -392,8 +392,8 @@ pd.concat(ends_of_ants, names=["world", "learner"]).round(0)
 # runs are far too short to repeat the published result.
 #
 # **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Give the
-# networks 8 units a layer: does it matter now which unit is replaced (`renewal.replacement("random")`)? (3) Let the `physics` of CartPole slip instead of the code
-# (`worlds.slipped`): does PPO collapse there too? (4) Give the Ant a night.
+# networks 8 units a layer: does it matter now which unit is replaced (`least_useful("random")`)? (3) Let the `physics` of CartPole slip instead of the code
+# (`environments.slipped`): does PPO collapse there too? (4) Give the Ant a night.
 
 # %% tags=["provenance"]
 provenance.footer(profile=profile, runs=runs, tasks=tasks, iterations=iterations, seed=seed,

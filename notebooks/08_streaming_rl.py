@@ -40,9 +40,8 @@ import torch
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import dynamic_q, environments, gym_lives, life, lives, stream_x, streaming
-from dyndl_lite.rl.actor_critic import stream_ac
-from dyndl_lite.rl.streaming import stream_q, stream_td
+from dyndl_lite.rl import environments, gym_lives, life, lives, stream_x, streaming
+from dyndl_lite.rl.streaming import stream_ac, stream_q, stream_td
 
 plots.style()
 plots.LABELS |= {"return": "return (mean over the episodes of a bin)"}
@@ -90,14 +89,14 @@ plots.source(stream_x.obgd)
 # divided by the running deviation of their discounted sum.
 
 # %%
-plots.source(stream_x.sparse_row, stream_x.forward, stream_x.perceive, stream_x.earn)
+plots.source(stream_x.sparse_row, stream_x.apply, stream_x.normalise, stream_x.scale_reward)
 
 # %% [markdown]
 # With these, Watkins's Q($\lambda$) reads as in the textbook. An exploratory action cuts the traces,
-# since what follows says nothing about the greedy choices before. (The released code cuts after
-# the update instead of before, and only with a flag; it counts time limits as ends, and tells the
-# agent the time; and it rounds the number of zero weights up, which for CartPole makes the
-# first layer all zero. Here one weight is always left.)
+# since what follows says nothing about the greedy choices before: before the update, as in the paper's
+# pseudocode (`cut` 1); the released code cuts after it (`cut` 2). (The release also counts time limits as
+# ends, and tells the agent the time; and it rounds the number of zero weights up, which for CartPole
+# makes the first layer all zero. Here one weight is always left.)
 
 # %%
 plots.source(stream_q)
@@ -304,7 +303,7 @@ without("stream")
 # and for all other actions what it expects anyway:
 
 # %%
-plots.source(dynamic_q.dynamic_q)
+plots.source(streaming.dynamic_q)
 
 # %%
 rows = []

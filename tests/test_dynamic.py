@@ -11,11 +11,12 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.dynamic import backbone, credit, network, population, shadow
 from dyndl_lite.experiment import ensemble
 from dyndl_lite.experiment.compare import stretch
 from dyndl_lite.experiment.run import driver
-from dyndl_lite.learning import backprop, cross_entropy, squared_error
+from dyndl_lite.learning import cross_entropy, squared_error
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 # torch's own, when it compiles.

@@ -17,10 +17,12 @@ import torch
 from pandas.testing import assert_frame_equal
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.optimisers import adam, momentum
 from dyndl_lite.experiment import checkpoint, diagnostics, drivers, ensemble
 from dyndl_lite.experiment import run as run_module
-from dyndl_lite.learning import adam, backprop, cross_entropy, momentum
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems.datasets import digits
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
@@ -163,7 +165,7 @@ def test_the_busy_learners_do_replace_units():
     """Or the tests above and below would say nothing of replacement."""
     for name in ("continual", "random", "shallow"):
         nets = after("eager", *LEARNERS[name], steps=200)[0]
-        for units in nets["units"]:
+        for units in nets["after"][0]["units"]:
             assert (units["age"] < 150).any(-1).all()  # in every layer of every net
 
 

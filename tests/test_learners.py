@@ -9,17 +9,11 @@ from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms import continual_backprop as cbp
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop, UTILITIES
+from dyndl_lite.algorithms.optimisers import adam, momentum
 from dyndl_lite.experiment import ensemble
-from dyndl_lite.learning import (
-    adam,
-    backprop,
-    cross_entropy,
-    gradient_step,
-    momentum,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import cross_entropy, gradient_step, sgd, squared_error
 from dyndl_lite.models import mlp
 
 ACTIVATIONS = list(mlp.ACTIVATIONS)
@@ -71,12 +65,12 @@ def assert_same_network(net, textbook, tolerance):
 
 
 def assert_same_units(net, textbook, tolerance=1e-6):
-    for units, u, f, age, due in zip(net["units"], textbook.utility, textbook.mean, textbook.age,
+    for units, u, f, age, due in zip(net["after"][0]["units"], textbook.utility, textbook.mean, textbook.age,
                                      textbook.due, strict=True):
         np.testing.assert_allclose(units["utility"], u, rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(units["mean_activity"], f, rtol=tolerance, atol=tolerance)
         np.testing.assert_array_equal(units["age"], age)
-        np.testing.assert_allclose(units["due"], due, atol=1e-9)
+        np.testing.assert_allclose(units["accumulator"], due, atol=1e-9)
 
 
 def one_line(raised):
@@ -262,7 +256,7 @@ def test_a_utility_that_is_a_setting_is_the_same_utility(utility):
     other, same = live(continual_backprop(sizes, utility=None), X, Y, **BUSY,
                        utility=list(UTILITIES).index(utility))
     np.testing.assert_allclose(same, scores, rtol=1e-9)
-    for ours, theirs in zip(net["units"], other["units"], strict=True):
+    for ours, theirs in zip(net["after"][0]["units"], other["after"][0]["units"], strict=True):
         assert torch.equal(ours["age"], theirs["age"]) and ours["age"].min() < 20
 
 
@@ -313,7 +307,7 @@ def first_replacement(optimiser="sgd", as_released=False):
         before = net
         after_gradient = plain.step({k: net[k] for k in ("params", "memory")}, hyper, x, y)[0]
         net = learner.step(net, hyper, x, y)[0]
-        reborn = (net["units"][0]["age"] == 0).nonzero()
+        reborn = (net["after"][0]["units"][0]["age"] == 0).nonzero()
         if len(reborn):
             return before, x, after_gradient, net, int(reborn[0])
     raise AssertionError("nothing was replaced")
@@ -322,7 +316,7 @@ def first_replacement(optimiser="sgd", as_released=False):
 def test_a_removed_unit_leaves_its_mean_in_its_listeners_biases():
     before, x, gradient, after, k = first_replacement()
     h = mlp.forward(before["params"], x)[1][0][k]
-    averages, eta = before["units"][0], BUSY["utility_decay"]
+    averages, eta = before["after"][0]["units"][0], BUSY["utility_decay"]
     mean = eta * averages["mean_activity"][k] + (1 - eta) * h
     mean = mean / (1 - eta ** (averages["age"][k] + 1))
     assert mean > 0.01
@@ -343,7 +337,7 @@ def test_on_average_over_its_past_the_output_does_not_change_at_a_replacement():
     net = first = double(learner.start(torch.tensor(SEED)))
     for x, y in zip(X, Y):
         net = learner.step(net, hyper, x, y)[0]
-    assert (net["units"][0]["age"] == 0).sum() == 1
+    assert (net["after"][0]["units"][0]["age"] == 0).sum() == 1
     assert not torch.equal(net["params"][0][0], first["params"][0][0])
 
     def mean_output(params):
@@ -361,14 +355,14 @@ def test_a_reborn_unit_inherits_nothing(optimiser, names):
     assert not V[:, k].any() and b[k] == 0
     assert W[k].abs().max() <= mlp.weight_bound(6, "relu")
     assert not torch.allclose(W[k], before["params"][0][0][k])
-    for name in ("utility", "mean_activity", "weight_of_past", "age"):
-        assert after["units"][0][name][k] == 0
+    for name in ("utility", "mean_activity", "bias_correction", "age"):
+        assert after["after"][0]["units"][0][name][k] == 0
     for name in names:
-        (mW, mb), (mV, mc) = after["memory"][name]
+        (mW, mb), (mV, mc) = after["memory"]["per_weight"][name]
         assert not mW[k].any() and mb[k] == 0 and not mV[:, k].any()
-        assert (mc == before["memory"][name][1][1]).all() and mc.any()
+        assert (mc == before["memory"]["per_weight"][name][1][1]).all() and mc.any()
         others = [i for i in range(5) if i != k]
-        torch.testing.assert_close(mW[others], before["memory"][name][0][0][others])
+        torch.testing.assert_close(mW[others], before["memory"]["per_weight"][name][0][0][others])
 
 
 def test_as_released_the_mean_is_lost_and_the_memory_stays():
@@ -376,7 +370,7 @@ def test_as_released_the_mean_is_lost_and_the_memory_stays():
     assert torch.equal(after["params"][1][1], before["params"][1][1])
     assert not after["params"][1][0][:, k].any()
     for name in ("m", "v", "m1", "v1"):
-        for ours, theirs in zip(after["memory"][name], before["memory"][name]):
+        for ours, theirs in zip(after["memory"]["per_weight"][name], before["memory"]["per_weight"][name]):
             assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
@@ -389,8 +383,8 @@ def test_what_is_due_stays_a_fraction_and_replacements_come_at_their_rate():
     net, reborn = double(learner.start(torch.tensor(SEED))), [0, 0]
     for x, y in zip(X, Y):
         net = learner.step(net, hyper, x, y)[0]
-        for layer, units in enumerate(net["units"]):
-            assert 0 <= units["due"] < 1
+        for layer, units in enumerate(net["after"][0]["units"]):
+            assert 0 <= units["accumulator"] < 1
             reborn[layer] += int((units["age"] == 0).sum())
     # Every unit is mature after its first example: rate x units a step.
     assert abs(reborn[0] - 0.05 * 5 * steps) <= 1 and abs(reborn[1] - 0.05 * 4 * steps) <= 1

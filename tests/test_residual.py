@@ -101,7 +101,7 @@ def same(a, b):
 
 
 def assert_agrees(net, reference):
-    running = convolutions(net["norms"])
+    running = convolutions(net["layers"]["norms"])
     for ours, norm, theirs in zip(convolutions(net["params"]), running, reference.convolutions(),
                                   strict=True):
         for (weight, bias), own in zip(ours, theirs):
@@ -133,12 +133,12 @@ def test_learning_agrees_with_torch(layout):
     assert scores == pytest.approx(expected)
     assert_agrees(net, reference)
     reference.eval()
-    torch.testing.assert_close(forward(net["params"], net["norms"], X[0])[0],
+    torch.testing.assert_close(forward(net["params"], net["layers"]["norms"], X[0])[0],
                                reference(X[0]).detach())
     right = (reference(X[0]).argmax(1) == Y[0]).float().mean()
     assert held_back_accuracy(net, X[0], Y[0])["test_accuracy"] == right
     reference.train()
-    ours, _, norms = forward(net["params"], net["norms"], X[1], learning=True)
+    ours, _, norms = forward(net["params"], net["layers"]["norms"], X[1], learning=True)
     torch.testing.assert_close(ours, reference(X[1]).detach())
     assert_agrees({**net, "norms": norms}, reference)
 
@@ -208,7 +208,7 @@ def test_a_replaced_channel_begins_anew_and_all_others_stay(k, due):
 
     def channel(net):  # all that belongs to channel 1, and to the others
         own, rest = [], []
-        for tree in [net["params"], *net["memory"].values()]:
+        for tree in [net["params"], *net["memory"]["per_weight"].values()]:
             (W, b), norm = tree["blocks"][k]["first"]
             (V, _), _ = tree["blocks"][k]["second"]
             own.append([W[1].flatten(), b[1], norm[0][1], norm[1][1], V[:, 1]])
@@ -225,7 +225,7 @@ def test_a_replaced_channel_begins_anew_and_all_others_stay(k, due):
     (V, b), (_, new_b) = (net["params"]["blocks"][k]["second"][0],
                           after["params"]["blocks"][k]["second"][0])
     torch.testing.assert_close(new_b, b + mean[1] * V[:, 1].sum((1, 2)))
-    running, old = (each["norms"]["blocks"][k]["first"] for each in (after, net))
+    running, old = (each["layers"]["norms"]["blocks"][k]["first"] for each in (after, net))
     assert running[0][1] == 0 and running[1][1] == 1
     assert torch.equal(running[0][[0, 2]], old[0][[0, 2]])
     for name in ("stem", "head"):
@@ -234,7 +234,7 @@ def test_a_replaced_channel_begins_anew_and_all_others_stay(k, due):
         unchanged = {name: part for name, part in net["params"]["blocks"][i].items()
                      if i != k or name == "shortcut"}
         assert same(unchanged, {name: after["params"]["blocks"][i][name] for name in unchanged})
-        assert i == k or same(after["norms"]["blocks"][i], net["norms"]["blocks"][i])
+        assert i == k or same(after["layers"]["norms"]["blocks"][i], net["layers"]["norms"]["blocks"][i])
 
 
 def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
@@ -245,7 +245,7 @@ def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
     scale, shift = scale.clone(), shift.clone()
     scale[1], shift[1] = 0.0, 0.7  # it always says 0.7
     net["params"]["blocks"][1]["first"] = (conv, (scale, shift))
-    _, features, _ = forward(net["params"], net["norms"], X[0])
+    _, features, _ = forward(net["params"], net["layers"]["norms"], X[0])
     mean = features[1].mean((0, 2))
     assert mean[1] == pytest.approx(0.7)
     row = torch.rand(conv[0][0].numel()).double()
@@ -253,7 +253,7 @@ def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
     inside = {}
     for name, each in (("before", net), ("after", after)):
         (V, b), _ = each["params"]["blocks"][1]["second"]
-        _, features, _ = forward(each["params"], each["norms"], X[0])
+        _, features, _ = forward(each["params"], each["layers"]["norms"], X[0])
         inside[name] = nn.functional.conv2d(features[1].unflatten(2, (8, 8)), V, b)  # no border
     torch.testing.assert_close(inside["before"], inside["after"])
 
@@ -261,7 +261,7 @@ def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
 def test_channels_of_every_block_are_replaced_in_turn():
     X, Y = minibatches(16)
     net, _ = live(residual_continual_backprop(TINY), X, Y, step_size=0.02, **BUSY)
-    ages = [units["age"] for units in net["units"]]
+    ages = [units["age"] for units in net["after"][0]["units"]]
     assert [len(age) for age in ages] == [3, 3, 4, 4]
     assert all(age.min() < 16 for age in ages) and any(age.max() == 16 for age in ages)
     assert all(torch.isfinite(leaf).all() for leaf in tree_leaves(net["params"]))
@@ -269,11 +269,11 @@ def test_channels_of_every_block_are_replaced_in_turn():
         "replacement_rate": 0.24})  # after five minibatches one of 4 is not due, nor one of 3
     young, _ = live(residual_continual_backprop(TINY), X[:6], Y[:6], step_size=0.0, **BUSY | {
         "replacement_rate": 0.24})
-    assert all((units["age"] == 5).all() for units in still["units"])
-    for k, units in enumerate(young["units"]):
+    assert all((units["age"] == 5).all() for units in still["after"][0]["units"])
+    for k, units in enumerate(young["after"][0]["units"]):
         reborn, = (units["age"] == 0).nonzero().flatten().tolist()
         W, V = (young["params"]["blocks"][k][name][0][0] for name in ("first", "second"))
-        torch.testing.assert_close(W[reborn].flatten(), still["fresh"][k], check_dtype=False)
+        torch.testing.assert_close(W[reborn].flatten(), still["after"][0]["fresh"][k], check_dtype=False)
         assert (V[:, reborn] == 0).all() and (V != 0).any(0)[[c for c in range(len(W)) if
                                                              c != reborn]].all()
 
@@ -289,7 +289,7 @@ def test_too_high_a_rate_is_refused_in_one_line():
 def test_step_sizes_fall_within_an_increment_and_outputs_come_into_use():
     spy = Learner(lambda seed: {"classes": seed, "sum": torch.zeros(())},
                   lambda net, hyper, x, y: ({**net, "sum": net["sum"] + 1},
-                                            torch.stack([hyper["step_size"], net["classes"]])),
+                                            torch.stack([hyper["step_size"], net["layers"]["classes"]])),
                   {"step_size": 0.1}, "spy", 6)
     stream = GrowingClasses(Fractals(8, images=12), train=10, held_back=2, minibatch=2, epochs=1,
                             together=2, tasks=3)
@@ -317,7 +317,7 @@ def test_from_scratch_is_a_new_network_at_each_increment():
     new, _ = initialise(SEED + 2**20, TINY)
     for a, b in zip(tree_leaves(net["params"]), tree_leaves(new), strict=True):
         torch.testing.assert_close(a, b.double())
-    assert net["t"] == 1 and all((units["age"] == 1).all() for units in net["units"])
+    assert net["t"] == 1 and all((units["age"] == 1).all() for units in net["after"][0]["units"])
     kept, _ = live(learner, X[:9], Y[:9], step_size=0.0, replacement_rate=0.0)
     old, _ = initialise(SEED, TINY)
     for a, b in zip(tree_leaves(kept["params"]), tree_leaves(old), strict=True):

@@ -12,25 +12,26 @@ import pytest
 import torch
 from torch.func import vmap
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.experiment import checkpoint
-from dyndl_lite.learning import adam
-from dyndl_lite.rl import gymnasium_adapters, renewal, slippery_ant, train_ppo
+from dyndl_lite.files import UserError
+from dyndl_lite.rl import gymnasium_adapters, slippery_ant, train_ppo
 from dyndl_lite.rl import navigation as navigation_module
 from dyndl_lite.rl.environments import cart_pole
 from dyndl_lite.rl.navigation import GOAL, navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import ppo, Routine
-from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.ppo import ppo, RolloutConfig
+from dyndl_lite.rl.rollouts import gymnasium_rollouts, torch_rollouts
 from dyndl_lite.rl.train_ppo import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_mujoco = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="no MuJoCo")
-SMALL = Routine(envs=3, steps=8, epochs=2, minibatches=2)
+SMALL = RolloutConfig(envs=3, steps=8, epochs=2, minibatches=2)
 
 
-NAVIGATING = torch_worlds(navigation, new_code)
-NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), optimiser=decayed(adam), renewal=renewal.replacement())
+NAVIGATING = torch_rollouts(navigation, new_code)
+NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), "relu", l2(adam), least_useful())
 BUSY = {"step_size": 1e-2, "replacement_rate": 0.1, "maturity_threshold": 5}
 
 
@@ -100,13 +101,13 @@ def test_conditions_meet_the_same_world_until_they_differ():
 
 def test_what_is_reset():
     agents, fresh = vmap(NAVIGATOR.start)(torch.arange(3)), vmap(NAVIGATOR.start)(torch.arange(5, 8))
-    agents["memory"]["m"]["nets"][-1][0].fill_(9.0)
+    agents["memory"]["per_weight"]["m"]["nets"][-1][0].fill_(9.0)
     new = train_ppo.reinitialise(agents, fresh, torch.tensor([True, False, False]),
                          torch.tensor([False, True, False]))
     for layer in range(3):
         for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
             assert torch.equal(new["params"]["nets"][layer][0][a], source["params"]["nets"][layer][0][a])
-    assert [float(m.max()) for m in new["memory"]["m"]["nets"][-1][0]] == [0, 0, 9]
+    assert [float(m.max()) for m in new["memory"]["per_weight"]["m"]["nets"][-1][0]] == [0, 0, 9]
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
@@ -144,7 +145,7 @@ def test_what_does_not_fit_is_an_error_before_work(given, message):
 # gymnasium --------------------------------------------------------------------------------------
 
 def on_gymnasium(name, **more):
-    return gymnasium_adapters.gymnasium_worlds(lambda seed: gymnasium.make(name, **more), name)
+    return gymnasium_rollouts(lambda seed: gymnasium.make(name, **more))
 
 
 class Counting(gymnasium.Env):
@@ -168,8 +169,8 @@ class Counting(gymnasium.Env):
 
 @pytest.mark.parametrize("end, limit", [(3, 99), (99, 3)])
 def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, limit):
-    agent, routine = ppo(2, categorical(2), (4,)), Routine(2, 7, 1, 1)
-    place = gymnasium_adapters.gymnasium_worlds(
+    agent, routine = ppo(2, categorical(2), (4,)), RolloutConfig(2, 7, 1, 1)
+    place = gymnasium_rollouts(
         lambda seed: gymnasium.wrappers.TimeLimit(Counting(end), limit), "counting")(
             agent, torch.tensor([0]), None, routine, False)
     place.begin(0)
@@ -185,7 +186,7 @@ def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, lim
 
 
 def test_the_loop_meets_what_gymnasium_s_vector_env_meets():
-    agent, routine = ppo(4, categorical(2), (4,)), Routine(3, 60, 1, 1)
+    agent, routine = ppo(4, categorical(2), (4,)), RolloutConfig(3, 60, 1, 1)
     place = on_gymnasium("CartPole-v1", max_episode_steps=15)(
         agent, torch.tensor([2]), None, routine, False)
     place.begin(0)
@@ -210,11 +211,11 @@ def test_the_loop_meets_what_gymnasium_s_vector_env_meets():
 
 def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
     """A short real run: far above the 22 steps of a random policy, the same algorithm in both."""
-    routine = Routine(envs=8, steps=64, epochs=6, minibatches=4)
+    routine = RolloutConfig(envs=8, steps=64, epochs=6, minibatches=4)
     agent = ppo(4, categorical(2), (32, 32), "tanh")
-    for place in (torch_worlds(cart_pole), on_gymnasium("CartPole-v1")):
+    for place in (torch_rollouts(cart_pole), on_gymnasium("CartPole-v1")):
         frame = train_ppo.train_ppo(place, agent, {"ppo": Condition({"step_size": 2e-3})}, range(2), 20, 4,
-                             routine=routine)
+                             config=routine)
         assert frame[frame.step == 20 * 512]["return"].min() > 70
         assert frame[frame.step == 4 * 512]["return"].max() < 70
 
@@ -230,13 +231,8 @@ def test_a_shorter_run_on_gymnasium_goes_on_bit_for_bit(tmp_path, capsys):
 
 
 def test_an_environment_that_hides_its_state_is_not_saved():
-    with pytest.raises(ValueError, match="does not show its state"):
+    with pytest.raises(UserError, match="Counting does not tell its whole state"):
         gymnasium_adapters.save(Counting(3))
-
-
-def test_policies_for_environments():
-    assert gymnasium_adapters.policy_for(gymnasium.make("CartPole-v1")).name == "categorical 2"
-    assert gymnasium_adapters.policy_for(gymnasium.make("Pendulum-v1")).name.startswith("gaussian 1")
 
 
 # Slippery Ant -----------------------------------------------------------------------------------
@@ -333,8 +329,8 @@ def test_a_simulator_goes_on_bit_for_bit_from_what_was_saved(name, tmp_path):
 
 
 def on_slippery_ground(**more):
-    place = gymnasium_adapters.gymnasium_worlds(lambda seed: slippery_ant.ant(seed, 20), "ant 20")
-    agent = ppo(27, gaussian(8), (8,), renewal=renewal.replacement())
+    place = gymnasium_rollouts(lambda seed: slippery_ant.ant(seed, 20))
+    agent = ppo(27, gaussian(8), (8,), "relu", adam, least_useful())
     arms = {"cbp": Condition({"replacement_rate": 0.1, "maturity_threshold": 3})}
     return live(arms, range(2), 8, place, agent, **more)
 

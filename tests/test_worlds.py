@@ -7,7 +7,13 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
-from dyndl_lite.rl.environments import cart_pole, mackey_glass, signed_permutation, slipped, WORLDS
+from dyndl_lite.rl.environments import (
+    cart_pole,
+    CLASSIC_CONTROL,
+    mackey_glass,
+    signed_permutation,
+    slipped,
+)
 
 # Where gymnasium keeps what our physics are called.
 NAMES = {
@@ -28,10 +34,10 @@ def set_physics(env, name, physics):
 
 
 @pytest.mark.parametrize("other", [False, True])
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", CLASSIC_CONTROL)
 def test_the_same_numbers_as_gymnasium(name, other):
     """Whole episodes, with the usual physics and with others."""
-    world, env, rng = WORLDS[name], gymnasium.make(name), np.random.default_rng(0)
+    world, env, rng = CLASSIC_CONTROL[name], gymnasium.make(name), np.random.default_rng(0)
     physics = {k: v * (1.3 if other and k in NAMES[name] else 1) for k, v in world.physics.items()}
     set_physics(env, name, physics)
     swinging = {"MountainCar-v0": 1, "Acrobot-v1": 3}  # a speed; at random they never arrive
@@ -64,18 +70,18 @@ def test_the_same_numbers_as_gymnasium(name, other):
     assert ends == {"terminal": 3 * (world.actions > 0), "truncated": 3 * (world.actions == 0)}
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", CLASSIC_CONTROL)
 def test_starts_are_where_gymnasium_s_are(name):
-    bodies = vmap(WORLDS[name].start)(torch.rand(2_000, 4))["body"].numpy()
+    bodies = vmap(CLASSIC_CONTROL[name].start)(torch.rand(2_000, 4))["body"].numpy()
     env = gymnasium.make(name)
     theirs = np.array([(env.reset(seed=i), env.unwrapped.state)[1] for i in range(2_000)], float)
     for of in (np.min, np.max, np.mean):
         np.testing.assert_allclose(of(bodies, 0), of(theirs, 0), atol=0.05 * np.ptp(theirs, 0).max())
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", CLASSIC_CONTROL)
 def test_many_at_once_are_the_same_as_one(name):
-    world, draw = WORLDS[name], torch.rand(5, 4)
+    world, draw = CLASSIC_CONTROL[name], torch.rand(5, 4)
     many = vmap(world.start)(draw)
     one = world.start(draw[3])
     for t in range(300):

@@ -19,12 +19,11 @@ from dyndl_lite.bench import supervised
 from dyndl_lite.experiment.run import Job
 from dyndl_lite.rl import slippery_ant
 from dyndl_lite.rl.environments import cart_pole
-from dyndl_lite.rl.gymnasium_adapters import named
 from dyndl_lite.rl.interaction import never
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import ppo, Routine
+from dyndl_lite.rl.ppo import ppo, RolloutConfig
+from dyndl_lite.rl.rollouts import named, torch_rollouts
 from dyndl_lite.rl.streaming import stream_q
-from dyndl_lite.rl.torch_environments import torch_worlds
 from dyndl_lite.rl.train_ppo import Condition, Training
 from dyndl_lite.rl.train_streaming import InEnvironment
 
@@ -162,15 +161,15 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    works = [("CartPole-v1", 10, torch_worlds(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
-              Routine(8, 128, 10, 16)),
+    works = [("CartPole-v1", 10, torch_rollouts(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
+              RolloutConfig(8, 128, 10, 16)),
              ("Hopper-v5", 5, named("Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
-              Routine(1, 2_048, 10, 32))]
+              RolloutConfig(1, 2_048, 10, 32))]
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     for env, runs, place, agent, routine in works[:1 if quick or slippery_ant.missing() else 2]:
         if quick:
-            routine = Routine(2, 16, 2, 2)
+            routine = RolloutConfig(2, 16, 2, 2)
         iterations = 1 if quick else 1_000  # so many are worth compiling
         ours = Going(Training(place, agent, {"ppo": Condition()}, range(runs), routine, [iterations],
                               iterations, "ppo"))

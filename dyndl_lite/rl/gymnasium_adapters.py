@@ -1,8 +1,8 @@
-"""Gymnasium environments for an ensemble of PPO agents, and how to save and load one of them.
+"""Gymnasium's environments for our agents: how to act in them, what is observed, how to go on.
 
-Environments are stepped one by one in a plain loop, and one that is done is reset at once: there is
-no autoreset mode to get wrong. The last observation of an episode is kept, for its value counts
-when only time ran out.
+An agent's action is a vector of numbers, and it observes a vector of numbers: `Adapted` makes that of
+what an environment declares, and refuses what it cannot. Gymnasium's own `SyncVectorEnv` steps many; what
+it does not do is to keep an environment's state over a restart of the program (`save`, `load`).
 """
 
 import importlib.util
@@ -14,139 +14,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.func import vmap
 
-from dyndl_lite import keyed_random as random
-from dyndl_lite.experiment import drivers
 from dyndl_lite.files import UserError
-from dyndl_lite.models.mlp import forward
-from dyndl_lite.rl.policies import categorical, gaussian, Policy
-from dyndl_lite.rl.ppo import ActorCritic, Routine, to_act
-
-
-def policy_for(env: gymnasium.Env) -> Policy:
-    """Give the usual policy for an environment's actions: a softmax, or a normal distribution."""
-    space = env.action_space
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return categorical(int(space.n))
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        return gaussian(space.shape[0])
-    raise ValueError(f"{env} has actions {space}: use an environment with Discrete or flat Box ones")
-
-
-def gymnasium_worlds(make: Callable, mark: str) -> Callable:
-    """Give what `practice.run` makes environments with.
-
-    Parameters
-    ----------
-    make : function of a seed
-        Gives one environment, for example ``lambda seed: gymnasium.make("CartPole-v1")``.
-    mark : str
-        Says what it makes, so that another one does not continue its checkpoint.
-    """
-    def made(*given):
-        return GymnasiumWorlds(make, *given)
-
-    made.mark = mark
-    return made
-
-
-def named(name: str) -> Callable:
-    """Give the same for one of gymnasium's environments."""
-    return gymnasium_worlds(lambda seed: gymnasium.make(name, disable_env_checker=True), name)
-
-
-def choosing(agent: ActorCritic) -> Callable:
-    """Give the choice of all agents in all their environments, for `drivers`."""
-
-    def one(params: dict, seen: Tensor, u: Tensor) -> Tensor:
-        output = forward(params["policy"], seen, agent.activation)[0]
-        action = agent.policy.draw(output, params, u)
-        return torch.cat([action, agent.policy.log_probability(output, params, action)[None]])
-
-    each = vmap(vmap(one, (None, 0, 0)))
-    return lambda nothing, params, seen, u: (nothing, each(params, seen, u))
-
-
-class GymnasiumWorlds:
-    """Environments [agents, envs]. What is stationary or not is theirs to know."""
-
-    def __init__(self, make: Callable, agent: ActorCritic, seeds: Tensor, stays: Tensor,
-                 routine: Routine, compiled: bool):
-        self.seeds, self.routine, self.policy = seeds, routine, agent.policy
-        self.envs = [[make(seed) for _ in range(routine.envs)] for seed in seeds.tolist()]
-        self.choose = drivers.reused("in_place" if compiled else "eager", lambda: choosing(agent),
-                                     "choosing", agent.step)
-        space = self.envs[0][0].action_space
-        self.discrete = isinstance(space, gymnasium.spaces.Discrete)
-        self.low, self.high = (None, None) if self.discrete else (space.low, space.high)
-        self.seen = None
-
-    def begin(self, number: int) -> bool:
-        """Reset all environments when life begins; later ones go on as they are."""
-        if self.seen is None:
-            first = [[env.reset(seed=1_000 * seed + i)[0] for i, env in enumerate(row)]
-                     for seed, row in zip(self.seeds.tolist(), self.envs)]
-            self.seen = torch.tensor(np.array(first), dtype=torch.float32)
-        return False
-
-    def collect(self, params: dict, iteration: int) -> dict[str, Tensor]:
-        """Act for `routine.steps` steps; give what happened, as `experience` wants it."""
-        steps, (agents, envs, size) = self.routine.steps, self.seen.shape
-        where = [torch.arange(n) for n in (envs, self.policy.numbers)]
-        times = torch.arange(steps) + iteration * steps
-        u = random.uniform(self.seeds[:, None, None], random.ACTION, times[:, None, None, None],
-                          where[0][:, None], where[1])
-        found = {name: torch.empty(steps, agents, envs, *more) for name, more in
-                 {"observation": [size], "next_observation": [size], "reward": [],
-                  "action": [self.policy.numbers], "log_probability": []}.items()}
-        found |= {name: torch.empty(steps, agents, envs, dtype=torch.bool)
-                  for name in ("terminal", "over")}
-        params = to_act(params)
-        for t in range(steps):
-            row = self.choose({}, params, self.seen[None], u[t][None])[1][0]
-            found["observation"][t], found["log_probability"][t] = self.seen, row[..., -1]
-            found["action"][t] = row[..., :-1]
-            (found["next_observation"][t], found["reward"][t], found["terminal"][t],
-             found["over"][t], self.seen) = self.step(row[..., :-1].numpy())
-        return found
-
-    def step(self, actions: np.ndarray) -> tuple[Tensor, ...]:
-        """Act once everywhere [agents, envs].
-
-        Returns
-        -------
-        after : tensor [agents, envs, observations]
-            Where the actions led, the last observation of an episode included.
-        reward, terminal, over : tensors [agents, envs]
-        seen : tensor [agents, envs, observations]
-            The same as `after`, or the first observation of a new episode where one was over.
-        """
-        columns = ([], [], [], [], [])
-        for row, chosen in zip(self.envs, actions):
-            for env, action in zip(row, chosen):
-                action = int(action[0]) if self.discrete else np.clip(action, self.low, self.high)
-                after, reward, terminal, truncated, _ = env.step(action)
-                over = terminal or truncated
-                seen = env.reset()[0] if over else after
-                for column, value in zip(columns, (after, reward, terminal, over, seen)):
-                    column.append(value)
-        shape = actions.shape[:2]
-        return tuple(torch.from_numpy(np.array(column)).to(kind).reshape(*shape, *more)
-                     for column, kind, more in zip(
-                         columns, (torch.float32, torch.float32, torch.bool, torch.bool,
-                                   torch.float32), ([-1], [], [], [], [-1])))
-
-    def state(self) -> dict:
-        """Give all that a run needs to go on."""
-        return {"seen": self.seen, "envs": [[save(env) for env in row] for row in self.envs]}
-
-    def resume(self, state: dict) -> None:
-        """Go on from there."""
-        self.seen = state["seen"]
-        for row, states in zip(self.envs, state["envs"]):
-            for env, one in zip(row, states):
-                load(env, one)
 
 
 class Adapted(gymnasium.Wrapper):
@@ -303,9 +172,15 @@ def sizes(make: Callable) -> tuple[int, int, int]:
     return env.observations, env.actions, env.reals
 
 
-# What an environment is made of, beside its simulator, by the attributes in which gymnasium's wrappers,
-# its classic control and ours keep it.
-ATTRIBUTES = ("_elapsed_steps", "lived", "number", "state", "steps_beyond_terminated")
+# To go on after the program was ended ---------------------------------------------------------------
+
+# Wrappers and environments of gymnasium's whose whole state is known: in these attributes, the random
+# generator and, for MuJoCo, the simulator. Whoever else wants to be saved has a `get_state()`, which
+# gives numbers, texts, tensors, and lists and dicts of them, and a `set_state(state)`.
+ATTRIBUTES = ("_elapsed_steps", "state", "steps_beyond_terminated")
+KNOWN = (Adapted, gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.PassiveEnvChecker,
+         gymnasium.wrappers.FlattenObservation, gymnasium.wrappers.TimeLimit)
+ROOMS = ("gymnasium.envs.classic_control.", "gymnasium.envs.mujoco.")
 # Of MuJoCo, beside its state: positions as the last step left them, which lag behind and which the
 # next reward is computed from.
 LAGGING = ("xpos", "xipos", "site_xpos", "cvel", "cinert", "cfrc_ext", "qfrc_actuator")
@@ -319,24 +194,37 @@ def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
     yield env
 
 
+def _tells(layer: gymnasium.Env) -> bool:
+    """Say whether an environment or wrapper gives and takes its own state."""
+    return callable(getattr(layer, "get_state", None)) and callable(getattr(layer, "set_state", None))
+
+
+def refuse_unsaveable(env: gymnasium.Env) -> None:
+    """Raise UserError if an environment could not go on the same from what `save` would keep.
+
+    That it has an attribute ``state`` is not enough: nobody knows whether that is all of it.
+    """
+    for layer in layers(env):
+        if not (_tells(layer) or type(layer) in KNOWN or type(layer).__module__.startswith(ROOMS)):
+            raise UserError(f"{type(layer).__name__} does not tell its whole state, so a run in it cannot "
+                            "go on: give it get_state() and set_state(state), or run without a checkpoint")
+
+
 def save(env: gymnasium.Env) -> dict:
-    """Take down an environment's state: classic control, or MuJoCo, with our wrappers or without.
+    """Take down an environment's state, with its wrappers'.
 
     Raises
     ------
-    ValueError
-        If the environment keeps its state elsewhere, so that it could not go on the same.
+    UserError
+        As `refuse_unsaveable` does.
     """
+    refuse_unsaveable(env)
+    kept = [layer.get_state() if _tells(layer) else
+            {name: torch.from_numpy(np.array(vars(layer)[name])) if name == "state" else vars(layer)[name]
+             for name in ATTRIBUTES if name in vars(layer)} for layer in layers(env)]
     inner = env.unwrapped
-    if not hasattr(inner, "data") and not hasattr(inner, "state"):
-        raise ValueError(f"{env} does not show its state: run it without a checkpoint")
-    kept = []
-    for layer in layers(env):
-        own = {name: vars(layer)[name] for name in ATTRIBUTES if name in vars(layer)}
-        kept.append({name: torch.from_numpy(np.array(value)) if name == "state" else value
-                     for name, value in own.items()})
     state = {"layers": kept, "random": json.dumps(inner.np_random.bit_generator.state)}
-    if hasattr(inner, "data"):
+    if _simulated(inner):
         import mujoco
 
         whole = mujoco.mjtState.mjSTATE_INTEGRATION  # time, qpos, qvel, act, qacc_warmstart, ...
@@ -354,14 +242,19 @@ def load(env: gymnasium.Env, state: dict) -> None:
     env.reset(seed=0)
     inner.np_random.bit_generator.state = json.loads(state["random"])
     for layer, own in zip(layers(env), state["layers"]):
+        if _tells(layer):
+            layer.set_state(own)
+            continue
         for name, value in own.items():
             setattr(layer, name, value.numpy() if name == "state" else value)
-        if "number" in own:
-            layer.slip()
-    if "numbers" in state:
+    if _simulated(inner):
         import mujoco
 
         mujoco.mj_setState(inner.model, inner.data, state["numbers"].numpy(),
                            mujoco.mjtState.mjSTATE_INTEGRATION)
         for name, value in state["lagging"].items():
             getattr(inner.data, name)[:] = value.numpy()
+
+
+def _simulated(inner: gymnasium.Env) -> bool:
+    return type(inner).__module__.startswith(ROOMS[1])

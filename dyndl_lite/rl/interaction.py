@@ -14,16 +14,16 @@ from torch.utils._pytree import tree_map
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import diagnostics
 from dyndl_lite.rl import stream_x
-from dyndl_lite.rl.environments import World
+from dyndl_lite.rl.environments import check_fit, Environment
 from dyndl_lite.rl.streaming import Agent
 
 
 def begin(agent: Agent, hyper: dict, seed: Tensor, observation: Tensor) -> dict:
     """Give the state of an interaction: agent, observation statistics, reward scaler, x."""
-    statistics, x = stream_x.perceive(stream_x.new_statistics(observation), observation, hyper)
+    statistics, x = stream_x.normalise(stream_x.new_statistics(observation), observation, hyper)
     zero = torch.zeros_like(observation[0])
     return {"agent": agent.start(seed, hyper), "statistics": statistics, "x": x,
-            "rewards": {"sum": zero, "known": stream_x.new_statistics(zero)},
+            "scaler": stream_x.new_scaler(zero),
             "return": zero.clone(), "seed": seed.clone(), "t": torch.zeros_like(seed)}
 
 
@@ -53,9 +53,9 @@ def learn(agent: Agent, state: dict, hyper: dict, action: Tensor, explored: Tens
         units of reward, and x.
     """
     over = terminal | truncated
-    statistics, next_x = stream_x.perceive(state["statistics"], observation, hyper)
-    again, first_x = stream_x.perceive(statistics, next_start, hyper)
-    rewards, scale = stream_x.earn(state["rewards"], reward, over, hyper)
+    statistics, next_x = stream_x.normalise(state["statistics"], observation, hyper)
+    again, first_x = stream_x.normalise(statistics, next_start, hyper)
+    scaler, scale = stream_x.scale_reward(state["scaler"], reward, over, hyper)
     transition = {"x": state["x"], "action": action, "reward": reward / scale, "next_x": next_x,
                   "terminal": terminal, "over": over, "explored": explored}
     learned, value = agent.learn(state["agent"], hyper, transition, state["seed"], state["t"])
@@ -64,7 +64,7 @@ def learn(agent: Agent, state: dict, hyper: dict, action: Tensor, explored: Tens
                           value * scale])
     return {"agent": learned,
             "statistics": tree_map(lambda a, b: torch.where(over, a, b), again, statistics),
-            "x": torch.where(over, first_x, next_x), "rewards": rewards,
+            "x": torch.where(over, first_x, next_x), "scaler": scaler,
             "return": torch.where(over, 0.0, total), "seed": state["seed"],
             "t": state["t"] + 1}, torch.cat([report, state["x"]])
 
@@ -74,13 +74,13 @@ def never(seed: Tensor, t: Tensor) -> dict:
     return {}
 
 
-def interaction(agent: Agent, environment: World, changes: Callable = never) -> tuple:
+def interaction(agent: Agent, environment: Environment, changes: Callable = never) -> tuple:
     """Put an agent into an environment.
 
     Parameters
     ----------
     agent : Agent
-    environment : World
+    environment : Environment
     changes : function of (seed, t)
         What the environment is like from the next start on: a dict with ``physics`` or ``code``.
 
@@ -89,6 +89,7 @@ def interaction(agent: Agent, environment: World, changes: Callable = never) -> 
     start : function of (seed, hyper) -> state
     step : function of (state, hyper, x, y) -> state, report; x and y are not looked at
     """
+    check_fit(agent.made_for, environment)
     four = torch.arange(4)
 
     def start(seed, hyper):
@@ -142,7 +143,7 @@ def probe(net: str = "critic") -> Callable:
 
     def look(agent, hyper, X):
         params = agent[net]["params"]
-        activities = vmap(lambda x: tuple(stream_x.forward(params, x, hyper["layer_norm"])[1]))(X)
+        activities = vmap(lambda x: tuple(stream_x.apply(params, x, hyper["layer_norm"])[1]))(X)
         found = diagnostics.look(params, activities)
         return {f"{net}_{name}": value for name, value in found.items()}
 

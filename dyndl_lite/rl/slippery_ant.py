@@ -58,6 +58,15 @@ class Slippery(gymnasium.Wrapper):
         self.friction = friction(self.seed, self.number)
         self.unwrapped.model.geom_friction[:, 0] = self.friction
 
+    def get_state(self) -> dict[str, int]:
+        """Give all that the ground depends on, for `gymnasium_adapters.save`."""
+        return {"lived": self.lived, "number": self.number}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Take it back."""
+        self.lived, self.number = state["lived"], state["number"]
+        self.slip()
+
     def reset(self, **given):
         """Begin an episode, on new ground if a period is over."""
         if self.lived // self.period > self.number:

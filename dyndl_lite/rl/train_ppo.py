@@ -19,9 +19,8 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import diagnostics, drivers
 from dyndl_lite.experiment import run as loop
 from dyndl_lite.experiment.ensemble import grid, hypers_of
-from dyndl_lite.rl.ppo import ActorCritic, networks
-from dyndl_lite.rl.ppo import experience as minibatches
-from dyndl_lite.rl.ppo import Routine as RolloutConfig
+from dyndl_lite.rl.gymnasium_adapters import layers
+from dyndl_lite.rl.ppo import ActorCritic, minibatches, networks, RolloutConfig
 
 RESET = ("nothing", "heads", "all")
 
@@ -53,8 +52,9 @@ def reinitialise(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) ->
         return {**old, "nets": [*hidden, tree_map(chosen(heads), new["nets"][-1], last)]}
 
     return {**agents, "params": with_heads(fresh["params"], agents["params"]),
-            "memory": {name: with_heads(fresh["memory"][name], part)
-                       for name, part in agents["memory"].items()}}
+            "memory": agents["memory"] | {kind: {
+                name: with_heads(fresh["memory"][kind][name], part)
+                for name, part in agents["memory"][kind].items()} for kind in ("per_weight", "initial")}}
 
 
 def look(agents: dict, seen: Tensor, activation: str) -> dict[str, Tensor]:
@@ -109,6 +109,9 @@ class Training(loop.Job):
     def start(self):
         self.place = self.place_of(self.agent, self.seeds, self.stationary, self.config,
                                    self.kind != "eager")
+        self.simulators = getattr(self.place, "simulators", None)
+        if self.simulators:  # registered by name, their code is not within reach of what makes them
+            self.facts += *map(type, layers(self.simulators.envs[0])),
         self.place.begin(0)
         return {"agents": self.agents(), "running": torch.zeros(len(self.seeds), self.config.envs)}
 
@@ -147,6 +150,10 @@ class Training(loop.Job):
         self.place.resume(packed["place"])
         return {name: packed[name] for name in ("agents", "running")}
 
+    def close(self):
+        if self.simulators:
+            self.simulators.close()
+
 
 def earned(running: Tensor, rollout: dict) -> tuple[Tensor, Tensor]:
     """Sum up rewards to returns.
@@ -179,7 +186,7 @@ def train_ppo(place: Callable, agent: ActorCritic, conditions: dict[str, Conditi
     Parameters
     ----------
     place
-        Where they act: what `torch_worlds` or `gymnasium_worlds` gives.
+        Where they act: what `torch_rollouts` or `gymnasium_rollouts` gives.
     agent : ActorCritic
     conditions : dict of name -> Condition
         They meet the same environments, episodes and chance, seed by seed.

@@ -7,7 +7,6 @@ the agents do in between is one compiled step.
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch.func import vmap
 
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.experiment import run as loop
-from dyndl_lite.rl.environments import World
+from dyndl_lite.rl.environments import check_fit, Environment
 from dyndl_lite.rl.gymnasium_adapters import layers, load, save, Simulators
 from dyndl_lite.rl.interaction import in_simulator, interaction, never
 from dyndl_lite.rl.streaming import Agent
@@ -25,7 +24,7 @@ SIMULATED = 100  # the same where each is a step of a simulator
 PROBED = 500  # observations on which a probe looks at a net
 
 
-def train_streaming(agent: Agent, environment: World | Callable, variants: dict[str, dict],
+def train_streaming(agent: Agent, environment: Environment | Callable, variants: dict[str, dict],
                     seeds: Iterable[int], steps: int, bin: int, changes: Callable = never,
                     probes: Iterable[Callable] = (), folder: str | Path | None = None,
                     name: str | None = None, save_every: float = 30.0) -> pd.DataFrame:
@@ -34,7 +33,7 @@ def train_streaming(agent: Agent, environment: World | Callable, variants: dict[
     Parameters
     ----------
     agent : Agent
-    environment : World, or function
+    environment : Environment, or function
         One of `environments`, or what makes an environment of gymnasium's: see
         `gymnasium_adapters.find`.
     variants : dict of name -> values
@@ -66,12 +65,12 @@ def train_streaming(agent: Agent, environment: World | Callable, variants: dict[
         Before any work, if a setting, a size, or a checkpoint cannot be.
     """
     given = agent, environment, variants, seeds, loop.bin_ends(steps, bin), bin, tuple(probes), name
-    job = (InEnvironment(*given, changes) if isinstance(environment, World) else
+    job = (InEnvironment(*given, changes) if hasattr(environment, "restart") else
            InSimulators(*given))
     return loop.run(job, folder, save_every)[1]
 
 
-def rollout(agent: Agent, environment: World, variants: dict[str, dict], seeds: Iterable[int],
+def rollout(agent: Agent, environment: Environment, variants: dict[str, dict], seeds: Iterable[int],
             steps: int, changes: Callable = never) -> tuple[list[tuple[str, dict]], Tensor]:
     """Let an agent learn in one of our environments, and keep what happened at every step.
 
@@ -162,6 +161,7 @@ class InSimulators(_Streaming):
         self.simulators = Simulators([self.make] * len(self.rows))
         # Registered by name, an environment's code is not within reach of what makes it.
         self.facts += *map(type, layers(self.simulators.envs[0])),
+        check_fit(self.agent.made_for, self.simulators.envs[0])
         first = self.simulators.reset(self.seeds.tolist() * shape[0]).unflatten(0, shape)
         start, step = in_simulator(self.agent, first.shape[-1])
         self.go = loop.driver(self.kind, vmap(vmap(step, (0, None, 0, 0)), (0, 0, 0, 0)), 1)
@@ -171,7 +171,7 @@ class InSimulators(_Streaming):
     def advance(self, state, t, steps):
         reports, shape = [], (len(self.settings), len(self.seeds))
         for _ in range(steps):
-            actions = state["action"].reshape(len(self.rows), -1).numpy()
+            actions = state["action"].reshape(len(self.rows), -1).float().numpy()
             after, reward, terminal, over, first = self.simulators.step(actions)
             flags = torch.stack([reward, terminal.float(), (over & ~terminal).float()], 1)
             outcome = torch.cat([flags, after, first], 1).unflatten(0, shape)[None]
