@@ -76,6 +76,7 @@ class Intervention(NamedTuple):
     settings: dict[str, float]
     name: str
     check: Callable = lambda setting, hidden: None  # hidden: units of each hidden layer
+    of_units: bool = False  # whether it replaces single units, so that there must be some
 
 
 class Chains(NamedTuple):
@@ -110,6 +111,9 @@ def learner(model: Model, loss: Callable, optimiser: Optimiser, *after: Interven
         states of the layers (``layers``) and of the interventions (``after``).
     """
     layers = model.layers
+    for each in after:
+        if each.of_units and not model.hidden:
+            raise ValueError(f"{model.description}: {each.name.split()[0]} needs a hidden layer")
 
     def start(seed: Tensor) -> dict:
         params = model.init(seed)

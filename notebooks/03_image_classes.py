@@ -359,17 +359,17 @@ growing = GrowingClasses(some if images == "fractals" else collection, added_tra
                          added_held_back, added_minibatch, grown_epochs, new_classes,
                          tasks=grown, augmented=augmented)
 stages = resnet.Layout(growing.outputs, tuple(added_channels), blocks)
-learner = incremental(residual_continual_backprop(stages), growing)
+network = residual_continual_backprop(stages)
 setting = {"step_size": added_step_size, "replacement_rate": 0.0, "maturity_threshold": maturity}
 added = ensemble.run(
     growing,
     {
-        "continual backprop": (learner, {**setting, "replacement_rate": [0.0, added_rate]}),
-        "backprop from scratch": (learner, {**setting, "from_scratch": 1.0}),
+        "continual backprop": (incremental(network, growing), {**setting, "replacement_rate": [0.0, added_rate]}),
+        "backprop from scratch": (incremental(network, growing, from_scratch=True), setting),
     },
     range(seed, seed + added_runs), growing.steps, growing.task_length, probe=added_accuracy,
     folder=checkpoints / "added")
-added.loc[(added.replacement_rate == 0) & (added.from_scratch == 0), "learner"] = "backprop"
+added.loc[(added.replacement_rate == 0) & (added.learner == "continual backprop"), "learner"] = "backprop"
 added = added.sort_values(["learner", "seed", "step"])
 added["classes"] = [new_classes * (growing.task(step - 1)[0] + 1) for step in added.step]
 provenance.save_table(added, out, "added")

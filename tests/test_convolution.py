@@ -11,6 +11,7 @@ from dyndl_lite.algorithms.backprop import conv_backprop
 from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.algorithms.optimisers import adam, momentum
 from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite import keyed_random as random
 from dyndl_lite.bench import supervised
 from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
 from dyndl_lite.experiment import drivers, ensemble
@@ -151,7 +152,7 @@ def test_from_scratch_and_shrink_and_perturb():
     still = {"step_size": 0.0}
     scratch, _ = live(renewed(conv_backprop(TINY), "all", begins), X, Y, **still)
     old = initialise(torch.tensor(SEED), TINY)
-    new = initialise(torch.tensor(SEED + 3 * 2**20), TINY)
+    new = initialise(random.bits(torch.tensor(SEED), random.WEIGHTS, 3, 2**30), TINY)
     shrunk, _ = live(renewed(conv_backprop(TINY), "shrink and perturb", begins), X, Y,
                      **still, shrink=0.5, perturb=0.25)
     for (W, _), (V, _), (A, _), (B, _) in zip(scratch["params"], shrunk["params"], old, new):

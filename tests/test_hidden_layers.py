@@ -111,7 +111,7 @@ def test_the_probe_sees_what_the_net_does(kind):
     found = probe(kind)(net, torch.tensor(X))
     H = [torch.stack(hs) for hs in zip(*[[h for _, _, h in forward(
         net["params"], x, "relu", KINDS[kind], net["layers"]["layers"])[1]] for x in torch.tensor(X)])]
-    assert [h.shape[1] for h in H] == [n * KINDS[kind].voices for n in SIZES[1:-1]]
+    assert [h.shape[1] for h in H] == [n * KINDS[kind].multiplicity for n in SIZES[1:-1]]
     expected = sum(float(diagnostics.effective_rank(h)) for h in H) / len(H)
     assert abs(float(found["effective_rank"]) - expected) < 1e-6
     assert found["weight_magnitude"] == diagnostics.weight_magnitude(net["params"])

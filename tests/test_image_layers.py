@@ -9,7 +9,7 @@ from test_learners import double, one_line
 from torch.nn import functional as F
 
 from dyndl_lite.algorithms.backprop import conv_backprop
-from dyndl_lite.algorithms.image_layers import forward
+from dyndl_lite.algorithms import layers
 from dyndl_lite.algorithms.layers import conv_backprop_with, held_back_probe, IMAGE_KINDS
 from dyndl_lite.algorithms.optimisers import l2_init, momentum, upgd
 from dyndl_lite.algorithms.regularisers import weight_clipping
@@ -22,6 +22,12 @@ from dyndl_lite.models.cnn import initialise, Layout
 from dyndl_lite.models.mlp import weight_bound
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassPairs
+
+
+def forward(params, x, kind, kept=None):
+    """Run one network of ReLUs on one image, as [units] or [units, places]."""
+    output, seen = layers.forward(params, x, "relu", kind, [{}] * len(params), kept)
+    return output, [h if h.ndim == 1 else h.flatten(1) for *_, h in seen]
 
 
 class Torch(Copied):
@@ -43,7 +49,7 @@ class Torch(Copied):
 def test_kinds_agree_with_torch(kind):
     X, Y = minibatches(6)
     net, scores = live(conv_backprop_with(kind, TINY), X, Y, step_size=0.05)
-    start = initialise(torch.tensor(SEED), TINY, IMAGE_KINDS[kind].voices)
+    start = initialise(torch.tensor(SEED), TINY, IMAGE_KINDS[kind].multiplicity)
     rival = Torch(kind, [(W.double(), b.double()) for W, b in start])
     optimiser = torch.optim.SGD(rival.parameters(), lr=0.05, momentum=0.9)
     for x, y, score in zip(torch.tensor(X), torch.tensor(Y), scores):

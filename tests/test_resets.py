@@ -59,7 +59,7 @@ def test_a_dead_unit_is_found_by_both_and_a_living_one_by_neither():
 def test_a_frequent_unit_is_suspected_sooner_than_a_rare_one():
     judge, hyper = CRITERIA["self_normalised"].judge, {"rejection": torch.tensor(1e-3),
                                                        "maturity_threshold": torch.tensor(5.0)}
-    watch = {name: torch.zeros(2) for name in CRITERIA["self_normalised"].remembers}
+    watch = {name: torch.zeros(2) for name in CRITERIA["self_normalised"].stats}
     suspected = {}
     for t in range(1_000):
         h = torch.tensor([t % 2, t % 20 == 0]).float() * (t < 600)

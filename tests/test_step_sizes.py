@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_map
 
 from dyndl_lite.algorithms import step_sizes
 from dyndl_lite.algorithms.backprop import backprop
-from dyndl_lite.algorithms.continual_backprop import continual_backprop, forget
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.replace_units import overwrite
 from dyndl_lite.algorithms.step_sizes import adapt, linear, per_unit
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.learning import cross_entropy, CURVATURE, squared_error
@@ -245,11 +246,12 @@ def test_clearing_a_unit_s_memory_makes_its_step_sizes_the_initial_ones():
     X, Y = nonlinear(300, 5, 2)
     net, _ = live(learner, X, Y, **SETTINGS["autostep"], replacement_rate=0)
     chosen = [(torch.tensor(2), torch.tensor(True))]
-    memory = forget(net["memory"], chosen)
+    memory = {part: overwrite(pairs, chosen, [0.0])
+              for part, pairs in net["memory"]["per_weight"].items()}
     for pairs in memory.values():
         (into, _), (out_of, _) = pairs
         assert not into[2].any() and not out_of[:, 2].any()
-        assert into[[0, 1, 3]].any() and out_of[:, [0, 1, 3, 4]].all()
+        assert into[[0, 1, 3]].any() and out_of[:, [0, 1, 3]].all()
     hyper = {k: torch.tensor(float(v)).double()
              for k, v in {**learner.settings, **SETTINGS["autostep"]}.items()}
     alpha = step_sizes._alpha({"alpha": memory["alpha"][0][0]}, hyper)

@@ -178,8 +178,6 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
         If the utility is unknown, there is no hidden layer, or (before a run starts) a
         replacement rate asks for more than one unit a layer and example.
     """
-    if len(sizes) < 3:
-        raise ValueError(f"sizes {sizes}: continual backprop needs a hidden layer")
     return named("continual_backprop", learner(mlp(sizes, activation), loss, optimiser,
                                                least_useful(utility, activation, **variant)))
 

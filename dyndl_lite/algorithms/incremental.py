@@ -44,14 +44,19 @@ def residual_continual_backprop(layout: Layout, optimiser: Optimiser = published
 
     def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         net, score = made.step(net, hyper, x, y)
-        norms, (after,) = net["layers"]["norms"], net["after"]
-        blocks = [{**norm, "first": tuple(torch.where(units["age"] == 0, new, old)
-                                          for new, old in zip((0.0, 1.0), norm["first"]))}
-                  for norm, units in zip(norms["blocks"], after["units"])]
-        return {**net, "layers": {**net["layers"], "norms": {**norms, "blocks": blocks}}}, score
+        return with_new_norms(net), score
 
     return named("residual_continual_backprop", made._replace(step=step), replacement_rate=1e-5,
                  maturity_threshold=1000.0)
+
+
+def with_new_norms(net: dict) -> dict:
+    """Set the running mean and variance of channels that are of age 0, just reborn, to 0 and 1."""
+    norms, (after,) = net["layers"]["norms"], net["after"]
+    blocks = [{**norm, "first": tuple(torch.where(units["age"] == 0, new, old)
+                                      for new, old in zip((0.0, 1.0), norm["first"]))}
+              for norm, units in zip(norms["blocks"], after["units"])]
+    return {**net, "layers": {**net["layers"], "norms": {**norms, "blocks": blocks}}}
 
 
 def incremental(learner: Learner, stream: GrowingClasses, from_scratch: bool = False) -> Learner:

@@ -258,8 +258,7 @@ def _named(kind: str, kinds: dict[str, HiddenLayer], deep: bool, what: str,
         raise ValueError(f"kind {kind!r} is unknown: use one of {list(kinds)}")
     if not deep:
         raise ValueError(f"{what}: {kind} needs a hidden layer")
-    if kinds[kind].multiplicity > 1 and any("least_useful" in each.name or "unit_reset" in each.name
-                                            for each in after):
+    if kinds[kind].multiplicity > 1 and any(each.of_units for each in after):
         raise ValueError(f"{kind}: units that pass on two numbers cannot be replaced one by one")
     return kinds[kind]
 

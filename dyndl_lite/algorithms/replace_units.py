@@ -46,8 +46,6 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
 
     def init(seed: Tensor, params) -> dict:
         layers = [layer for chain in chains.split(params) for layer in chain[:-1]]
-        if not layers:
-            raise ValueError(f"{name}: there is no hidden layer to replace units of")
         t = torch.zeros_like(seed)
         return {"units": [new_unit_stats(len(b), seed.device) for _, b, *_ in layers],
                 "seed": seed.clone(), "t": t,
@@ -89,7 +87,7 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
             "units": units, "seed": state["seed"], "t": t,
             "fresh": fresh_weights(state["seed"], t, fan_ins, activation)}
 
-    return Intervention(init, apply, settings, name, check)
+    return Intervention(init, apply, settings, name, check, of_units=True)
 
 
 def activities(h: Tensor) -> Tensor:

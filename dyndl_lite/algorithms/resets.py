@@ -113,8 +113,6 @@ def unit_reset(criterion: str, activation: str = "relu") -> Intervention:
 def resetting(sizes: tuple[int, ...], criterion: str, activation: str = "relu",
               loss: Callable = squared_error, optimiser: Optimiser = sgd) -> Learner:
     """Make a backprop learner with `unit_reset`; parameters are those of `backprop`."""
-    if len(sizes) < 3:
-        raise ValueError(f"sizes {sizes}: resets need a hidden layer")
     return named("resetting", learner(mlp(sizes, activation), loss, optimiser,
                                       unit_reset(criterion, activation)))
 

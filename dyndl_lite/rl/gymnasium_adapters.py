@@ -62,6 +62,9 @@ class Adapted(gymnasium.Wrapper):
         """Give what the environment takes for an action [numbers] of a policy."""
         space = self.env.action_space
         if self.actions:
+            if not 0 <= numbers[0] < self.actions:
+                raise UserError(f"action {numbers[0]:g} of an environment that has {self.actions}, 0 to "
+                                f"{self.actions - 1}: make the agent for as many")
             return int(space.start) + int(numbers[0])
         return np.clip(numbers.reshape(space.shape), space.low, space.high, dtype=space.dtype)
 
