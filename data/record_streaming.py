@@ -7,8 +7,7 @@ and their settings with a few seeds, side by side, then the best setting of each
 Rows go to data/results/rl.csv: env, learner, setting, seed, step, metric, value: for every setting the
 metric "return_end", the mean return over the last fifth of the life; for the few seeds and the best
 setting of each learner, ablations excepted, also "return" for each tenth. What made them is noted in
-rl.json. A part in our own worlds goes on after an interruption from its checkpoint under
-build/record/streaming/; one in gymnasium's simulators, whose state cannot be kept, starts anew.
+rl.json. A part goes on after an interruption from its checkpoint under build/record/streaming/.
 """
 
 import time
@@ -23,9 +22,11 @@ from torch.utils._pytree import tree_map
 
 from dyndl_lite.algorithms.continual_backprop import least_useful
 from dyndl_lite.experiment import provenance
-from dyndl_lite.rl import environments, gym_lives, life, lives, stream_x
+from dyndl_lite.rl import environments, interaction, stream_x
 from dyndl_lite.rl.dqn import dqn, ppo_of_one
+from dyndl_lite.rl.gymnasium_adapters import find, sizes
 from dyndl_lite.rl.streaming import dynamic_q, stream_ac, stream_q
+from dyndl_lite.rl.train_streaming import train_streaming
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/rl.csv"
@@ -69,7 +70,7 @@ class Part(NamedTuple):
     variants: dict[str, dict]
     steps: int
     world: environments.Environment | None = None  # None: gymnasium's own simulator, by the part's name
-    changes: Callable = life.never
+    changes: Callable = interaction.never
     more: bool = True  # whether the best settings go on to all seeds
 
 
@@ -166,15 +167,11 @@ PARTS = {
 
 def live(name: str, part: Part, variants: dict, seeds: list | range) -> pd.DataFrame:
     """Run variants of a part; one row for each tenth of each life."""
-    if part.world:
-        agent = part.make(part.world.observations, part.world.actions, 1)
-        path = f"build/record/streaming/{name.replace('/', '_')}_{seeds[0]}.pt"
-        frame = lives.run(agent, part.world, variants, seeds, part.steps, part.steps // 10,
-                          part.changes, (name,), path=HERE.parent / path)
-    else:
-        make = gym_lives.find(name.rpartition("/")[0])
-        frame = gym_lives.run(part.make(*gym_lives.sizes(make)), make, variants, seeds, part.steps,
-                              part.steps // 10)
+    place = part.world or find(name.rpartition("/")[0])
+    of = (place.observations, place.actions, 1) if part.world else sizes(place)
+    frame = train_streaming(part.make(*of), place, variants, seeds, part.steps, part.steps // 10,
+                            part.changes, folder=HERE.parent / "build/record/streaming",
+                            name=f"{name.replace('/', '_')}_{seeds[0]}")
     swept = sorted({k for values in part.variants.values() for k, v in values.items()
                     if isinstance(v, list)})
     return frame.assign(env=name.rpartition("/")[0], setting=recording.named(frame, swept)

@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -16,10 +17,10 @@ from dyndl_lite.algorithms.continual_backprop import least_useful
 from dyndl_lite.algorithms.resets import unit_reset
 from dyndl_lite.bench import rl
 from dyndl_lite.dynamic.network import dynamic
-from dyndl_lite.experiment import ensemble
+from dyndl_lite.experiment import checkpoint, ensemble
 from dyndl_lite.files import UserError
 from dyndl_lite.learning import Learner
-from dyndl_lite.rl import gym_lives, gymnasium_adapters, life, lives, stream_x
+from dyndl_lite.rl import gymnasium_adapters, interaction, stream_x, train_streaming
 from dyndl_lite.rl.dqn import dqn, ppo_of_one
 from dyndl_lite.rl.environments import cart_pole, pendulum, signed_permutation
 from dyndl_lite.rl.policies import categorical, gaussian
@@ -51,7 +52,7 @@ def test_the_same_life_as_a_plain_loop(who, steps, changed):
     """Agent and world, time limits and ends, over thousands of steps in all: the same numbers."""
     agent, seed, world = AGENTS[who], 5, cart_pole._replace(limit=40)
     hyper = hyper_of(agent, **changed)
-    start, step = life.together(agent, world)
+    start, step = interaction.interaction(agent, world)
     now = double(start(torch.tensor(seed), hyper))
     numbers = {name: float(value) for name, value in hyper.items()}
     record, nets, x = live(who, now, numbers, seed, steps, 40)
@@ -62,7 +63,7 @@ def test_the_same_life_as_a_plain_loop(who, steps, changed):
     assert sum(over for _, over in record) > 3
     np.testing.assert_allclose(now["x"], x, rtol=1e-4, atol=1e-6)
     for name, net in zip(["critic", "actor"], nets):
-        for (W, b), W_ref, b_ref in zip(now["mind"][name]["params"], net.W, net.b):
+        for (W, b), W_ref, b_ref in zip(now["agent"][name]["params"], net.W, net.b):
             np.testing.assert_allclose(W, W_ref, rtol=1e-3, atol=1e-5)  # 1 200 steps amplify rounding
             np.testing.assert_allclose(b, b_ref, rtol=1e-3, atol=1e-5)
 
@@ -208,15 +209,15 @@ def test_the_scale_of_rewards_as_released_and_as_published(tracked):
 def test_a_setting_that_cannot_run_is_refused(make, after, values, message):
     agent = make(4, 2, (8, 6), after)
     with pytest.raises(ValueError, match=message):
-        lives.run(agent, cart_pole, {"it": values}, [0], 20, 10)
+        train_streaming.train_streaming(agent, cart_pole, {"it": values}, [0], 20, 10)
 
 
 def test_an_agent_made_for_another_environment_is_refused():
     for agent in (stream_q(4, 3), stream_q(3, 2), stream_ac(4, 0), dqn(4, 3)):
         with pytest.raises(ValueError, match="the agent is made for"):
-            lives.run(agent, cart_pole, {"it": {}}, [0], 20, 10)
+            train_streaming.train_streaming(agent, cart_pole, {"it": {}}, [0], 20, 10)
         with pytest.raises(ValueError, match="the agent is made for"):
-            gym_lives.run(agent, gymnasium_adapters.find("CartPole-v1"), {"it": {}}, [0], 20, 10)
+            train_streaming.train_streaming(agent, gymnasium_adapters.find("CartPole-v1"), {"it": {}}, [0], 20, 10)
 
 
 @pytest.mark.parametrize("changed", [{}, {"over": True}, {"over": True, "terminal": True}])
@@ -272,72 +273,99 @@ def test_a_reborn_unit_inherits_nothing_and_leaves_its_mean():
 
 def test_no_replacement_is_no_change():
     plain, replacing = AGENTS["ac"], stream_ac(4, 2, (8, 6), least_useful())
-    found = []
-    for agent in (plain, replacing):
-        these = lives.Lives(agent, cart_pole, {"it": {}}, [3], steps=60)
-        found.append(these.live(60))
+    found = [train_streaming.rollout(agent, cart_pole, {"it": {}}, [3], 60)[1]
+             for agent in (plain, replacing)]
     assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("make", [stream_q, stream_ac, dqn, ppo_of_one, dynamic_q,
                                   lambda n, a: stream_td(n)])
-def test_a_life_depends_on_its_seed_alone(make):
+def test_an_agent_s_course_depends_on_its_seed_alone(make, monkeypatch):
     agent = make(4, 2)
-    alone = lives.Lives(agent, cart_pole, {"it": {}}, [7], steps=25)
+    _, alone = train_streaming.rollout(agent, cart_pole, {"it": {}}, [7], 25)
     variants = {"it": {}, "other": {"discount": [0.9, 0.5]}}
-    company = lives.Lives(agent, cart_pole, variants, [3, 7], steps=25)
-    together = torch.cat([company.live(10), company.live(15)])
-    assert torch.allclose(alone.live(25)[:, 0, 0], together[:, 0, 1], rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(train_streaming, "CHUNK", 10)
+    settings, together = train_streaming.rollout(agent, cart_pole, variants, [3, 7], 25)
+    assert [name for name, _ in settings] == ["it", "other", "other"]
+    assert torch.allclose(alone[:, 0, 0], together[:, 0, 1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(together[:, 0, 0], together[:, 0, 1])
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    agent, path = AGENTS["q"], tmp_path / "q.pt"
+@pytest.mark.parametrize("place", ["ours", "gymnasium's"])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, place):
+    environment = cart_pole if place == "ours" else gymnasium_adapters.find("CartPole-v1")
 
     def run(**more):
-        return lives.run(agent, cart_pole, {"a": {"kappa": [2, 3]}}, range(2), 60, 20,
-                         probes=[life.probe()], **more)
+        return train_streaming.train_streaming(
+            AGENTS["q"], environment, {"a": {"kappa": [2, 3]}}, range(2), 60, 20,
+            probes=[interaction.probe()], **more)
 
-    whole, bins = run(), []
-    once = lives.Lives.bin
+    whole, saved = run(), []
+    save = checkpoint.save
 
-    def killed(self, *arguments):
-        if len(bins) == 2:
+    def killed(path, state):
+        save(path, state)
+        saved.append(state["t"])
+        if state["t"] == 40:
             raise KeyboardInterrupt
-        bins.append(1)
-        once(self, *arguments)
 
-    monkeypatch.setattr(lives.Lives, "bin", killed)
+    monkeypatch.setattr(checkpoint, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(path=path, save_every=0)
-    monkeypatch.setattr(lives.Lives, "bin", once)
-    again = run(path=path)
-    assert whole.equals(again) and len(bins) == 2
+        run(folder=tmp_path, name="q", save_every=0)
+    again = run(folder=tmp_path, name="q")
+    assert saved == [0, 20, 40, 60] and "afresh" not in capsys.readouterr().out
+    assert whole.equals(again) and (tmp_path / "q.pt").exists()
     assert {"return", "reward", "episodes", "value", "critic_effective_rank"} <= set(again)
     assert len(again) == 2 * 2 * 3
 
 
-def test_a_run_says_what_is_wrong_before_it_begins():
-    with pytest.raises(ValueError, match="bin 7 does not divide"):
-        lives.run(AGENTS["q"], cart_pole, {"a": {}}, [0], 20, 7)
+def test_a_simulator_that_cannot_be_saved_is_refused_before_it_is_stepped(tmp_path):
+    class Secret(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, **given):
+            super().reset(**given)
+            return np.zeros(4, np.float32), {}
+
+        def step(self, action):
+            raise AssertionError("stepped")
+
+    with pytest.raises((ValueError, UserError), match="state") as raised:
+        train_streaming.train_streaming(AGENTS["q"], Secret, {"a": {}}, range(2), 60, 20,
+                                        folder=tmp_path)
+    assert "checkpoint" in str(raised.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["ours", "gymnasium's"])
+def test_a_run_says_what_is_wrong_before_it_begins(place):
+    environment = cart_pole if place == "ours" else gymnasium_adapters.find("CartPole-v1")
+
+    def train(agent, variants, seeds, steps, bin):
+        train_streaming.train_streaming(agent, environment, variants, seeds, steps, bin)
+
+    with pytest.raises(ValueError, match="bin 0: both must be at least 1"):
+        train(AGENTS["q"], {"a": {}}, [0], 20, 0)
     with pytest.raises(ValueError, match="kapa.*unknown"):
-        lives.run(AGENTS["q"], cart_pole, {"a": {"kapa": 1}}, [0], 20, 10)
+        train(AGENTS["q"], {"a": {"kapa": 1}}, [0], 20, 10)
     with pytest.raises(ValueError, match="seeds is empty"):
-        lives.run(AGENTS["q"], cart_pole, {"a": {}}, [], 20, 10)
+        train(AGENTS["q"], {"a": {}}, [], 20, 10)
+    with pytest.raises(ValueError, match="replacement_rate"):
+        train(stream_q(4, 2, (4,), least_useful()), {"a": {"replacement_rate": 0.9}}, [0], 20, 10)
 
 
 def test_a_changing_world_changes_at_the_first_start_after_it():
     def changes(seed, t):
         return {"code": signed_permutation(seed, t // 50, 4)}
 
-    start, step = life.together(AGENTS["q"], cart_pole, changes)
+    start, step = interaction.interaction(AGENTS["q"], cart_pole, changes)
     hyper, seed = hyper_of(AGENTS["q"]), torch.tensor(2)
     now = start(seed, hyper)
     for t in range(160):
-        code = now["world"]["code"]
+        code = now["environment"]["code"]
         now, report = step(now, hyper)
         wanted = signed_permutation(seed, (t + 1) // 50, 4)
-        assert torch.equal(now["world"]["code"], wanted if report[1] else code)
+        assert torch.equal(now["environment"]["code"], wanted if report[1] else code)
 
 
 def test_dqn_keeps_the_last_transitions_and_can_be_left_with_one():
@@ -358,31 +386,32 @@ def test_dqn_keeps_the_last_transitions_and_can_be_left_with_one():
     assert torch.allclose(twin["critic"]["params"][0][0], mind["critic"]["params"][0][0], atol=1e-5)
 
 
-def test_agents_in_gymnasium_and_in_our_world_live_alike():
-    """The same kind of life: returns of untrained agents agree, ends and rewards are counted."""
-    make = gym_lives.find("CartPole-v1")
-    assert gym_lives.sizes(make) == (4, 2, 0)
-    theirs = gym_lives.run(AGENTS["q"], make, {"a": {}}, range(8), 80, 40)
-    ours = lives.run(AGENTS["q"], cart_pole, {"a": {}}, range(8), 80, 40)
+def test_agents_in_gymnasium_and_in_our_environment_fare_alike():
+    """Returns of untrained agents agree, ends and rewards are counted."""
+    train = train_streaming.train_streaming
+    make = gymnasium_adapters.find("CartPole-v1")
+    assert gymnasium_adapters.sizes(make) == (4, 2, 0)
+    theirs = train(AGENTS["q"], make, {"a": {}}, range(8), 80, 40)
+    ours = train(AGENTS["q"], cart_pole, {"a": {}}, range(8), 80, 40)
     assert list(theirs.columns) == list(ours.columns)
     assert (theirs.reward == 1).all() and theirs.episodes.sum() > 10
     assert abs(theirs["return"].mean() - ours["return"].mean()) < 6
-    moves = gym_lives.run(stream_ac(3, 0, (4,)), gym_lives.find("Pendulum-v1"), {"a": {}}, [0], 200, 200)
+    pendulum_s = gymnasium_adapters.find("Pendulum-v1")
+    moves = train(stream_ac(3, 0, (4,)), pendulum_s, {"a": {}}, [0], 200, 200)
     assert moves.episodes.item() == 1 and -2500 < moves["return"].item() < -300
-    assert gym_lives.sizes(gym_lives.find("Pendulum-v1")) == (3, 0, 1)
+    assert gymnasium_adapters.sizes(pendulum_s) == (3, 0, 1)
 
 
 def test_a_missing_simulator_is_told_in_one_line(monkeypatch):
     with pytest.raises(UserError, match="no environment 'Nope-v1'"):
-        gym_lives.find("Nope-v1")
+        gymnasium_adapters.find("Nope-v1")
     monkeypatch.setattr(gymnasium_adapters.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install MinAtar"):
-        gym_lives.find("MinAtar/Breakout-v1")
+        gymnasium_adapters.find("MinAtar/Breakout-v1")
 
 
 def test_the_pendulum_is_swung_by_real_numbers():
-    these = lives.Lives(stream_ac(3, 0, (4,)), pendulum, {"it": {}}, [0], steps=5)
-    reports = these.live(5)
+    _, reports = train_streaming.rollout(stream_ac(3, 0, (4,)), pendulum, {"it": {}}, [0], 5)
     assert torch.isfinite(reports).all() and (reports[..., 0] < 0).all()
     assert random.ACTION != random.EXPLORE
 

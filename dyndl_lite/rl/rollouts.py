@@ -1,6 +1,6 @@
 """Where an ensemble of PPO agents acts: in environments written in torch, or in gymnasium's.
 
-`torch_rollouts` and `gymnasium_rollouts` give what `train.run` makes its environments with. What
+`torch_rollouts` and `gymnasium_rollouts` give what `train_ppo` makes its environments with. What
 they make has ``begin``, ``collect``, ``state`` and ``resume`` as below, and a rollout is a dict of
 tensors [steps, agents, envs, ...]: observation, action, log_probability, reward, terminal (the task
 is at its end), over (the episode is: that, or time ran out), next_observation (of the same episode,
@@ -16,6 +16,7 @@ from torch.func import vmap
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import drivers
+from dyndl_lite.experiment.run import driver
 from dyndl_lite.rl import gymnasium_adapters
 from dyndl_lite.rl.environments import check_fit, Environment
 from dyndl_lite.rl.ppo import act, acting_params, ActorCritic, RolloutConfig
@@ -41,8 +42,6 @@ def torch_rollouts(environment: Environment, change: Callable = lambda seed, num
     """
     def made(*given):
         return TorchRollouts(environment, change, *given)
-
-    made.mark = (environment.name, change.__qualname__)
     return made
 
 
@@ -54,8 +53,7 @@ class TorchRollouts:
         check_fit(agent.made_for, environment)
         self.environment, self.change, self.seeds, self.stays = environment, change, seeds, stays
         self.config, self.policy = config, agent.policy
-        self.act = drivers.reused("scan" if compiled else "eager", lambda: acting(environment, agent),
-                                  repr(environment), agent.step)
+        self.act = driver("scan" if compiled else "eager", acting(environment, agent), config.steps)
 
     def begin(self, number: int) -> bool:
         """Begin task `number`; say whether new episodes began with it: they do."""
@@ -111,26 +109,22 @@ def parts(rows: Tensor, observations: int) -> dict[str, Tensor]:
             "over": over > 0, "next_observation": rows[..., last:]}
 
 
-def gymnasium_rollouts(make: Callable, mark: str) -> Callable:
+def gymnasium_rollouts(make: Callable) -> Callable:
     """Let agents act in gymnasium's environments.
 
     Parameters
     ----------
     make : function of a seed
         Gives one environment, for example ``lambda seed: gymnasium.make("CartPole-v1")``.
-    mark : str
-        Says what it makes, so that another one does not continue its checkpoint.
     """
     def made(*given):
         return GymnasiumRollouts(make, *given)
-
-    made.mark = mark
     return made
 
 
 def named(name: str) -> Callable:
     """Give the same for one of gymnasium's environments."""
-    return gymnasium_rollouts(lambda seed: gymnasium.make(name, disable_env_checker=True), name)
+    return gymnasium_rollouts(lambda seed: gymnasium.make(name, disable_env_checker=True))
 
 
 class GymnasiumRollouts:
@@ -144,10 +138,8 @@ class GymnasiumRollouts:
         check_fit(agent.made_for, self.simulators.envs[0])
         each = vmap(vmap(lambda *given: torch.cat([a.reshape(-1) for a in act(agent, *given)]),
                          (None, 0, 0)))
-        self.choose = drivers.reused(
-            "in_place" if compiled else "eager",
-            lambda: lambda nothing, params, seen, u: (nothing, each(params, seen, u)),
-            "choosing", agent.step)
+        self.choose = driver("in_place" if compiled else "eager", lambda nothing, params, seen, u: (
+            nothing, each(params, seen, u)), 1)
         self.seen = None
 
     def _grid(self, a: Tensor) -> Tensor:
