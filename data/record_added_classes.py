@@ -18,7 +18,7 @@ from dyndl_lite.algorithms.incremental import (
     incremental,
     residual_continual_backprop,
 )
-from dyndl_lite.experiment import drivers, ensemble
+from dyndl_lite.experiment import ensemble
 from dyndl_lite.models.resnet import Layout
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import GrowingClasses
@@ -37,11 +37,11 @@ LEARNERS = {
 
 def record(who: str) -> pd.DataFrame:
     """Run all settings of one learner."""
-    drivers.WORTH_COMPILING = STREAM.steps + 1  # compiling the step would take longer than the run
     learner = incremental(residual_continual_backprop(LAYOUT), STREAM)
     sweep = LEARNERS[who]
     frame = ensemble.run(STREAM, {who: (learner, sweep)}, range(RUNS), STREAM.steps,
                          STREAM.task_length, probe=held_back_accuracy,
+                         driver="eager",  # compiling the step would take longer than the run
                          folder=HERE.parent / "build/record/added_classes")
     frame["task"] = [STREAM.together * (STREAM.task(step - 1)[0] + 1) for step in frame.step]
     frame["setting"] = recording.named(frame, sweep)
