@@ -36,7 +36,7 @@ BUSY = {"step_size": 0.01, "replacement_rate": 0.02, "maturity_threshold": 10}
 def on_cpu_and_unheard(monkeypatch):
     """Every test hears the notices that earlier ones have heard."""
     drivers.notice.cache_clear()
-    ensemble._driver.cache_clear()
+    drivers._made.clear()
     monkeypatch.delenv("DYNDL_DATA", raising=False)
 
 
@@ -226,7 +226,7 @@ def test_without_torchs_private_scan_it_goes_on_uncompiled(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch._higher_order_ops.scan", None)
     monkeypatch.setattr(drivers, "WORTH_COMPILING", 0)
     for _ in range(2):
-        ensemble._driver.cache_clear()
+        drivers._made.clear()
         assert_frame_equal(run(*LEARNERS["backprop"]), expected)
     notices = [line for line in capsys.readouterr().out.splitlines() if "uncompiled" in line]
     assert len(notices) == 1 and "scan" in notices[0]

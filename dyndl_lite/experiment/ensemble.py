@@ -7,7 +7,6 @@ chunks, and gives one row for each learner, setting, seed and bin of examples.
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -56,12 +55,6 @@ def batched(step: Callable) -> Callable:
     """
     over_runs = vmap(step, in_dims=(0, None, 0, 0))
     return vmap(over_runs, in_dims=(0, 0, None, None))
-
-
-@lru_cache(maxsize=8)
-def _driver(kind: str, step: Callable) -> Callable:
-    """Make a driver once for each learner, so that a second stream compiles nothing."""
-    return drivers.make(kind, batched(step))
 
 
 def start(learner: Learner, settings: list[dict], seeds: Tensor) -> tuple[dict, dict]:
@@ -221,7 +214,7 @@ class _Life:
         threads = torch.get_num_threads()
         if self.driver in ("scan", "eager"):
             torch.set_num_threads(1)  # small nets: threads cost more than they bring
-        advance = _driver(self.driver, self.learner.step)
+        advance = drivers.reused(self.driver, batched, self.learner.step)
         saved = time.monotonic()
         try:
             with progress(self.steps, self.name) as bar:

@@ -72,8 +72,7 @@ class GymnasiumWorlds:
                  routine: Routine, compiled: bool):
         self.seeds, self.routine, self.policy = seeds, routine, agent.policy
         self.envs = [[make(seed) for _ in range(routine.envs)] for seed in seeds.tolist()]
-        self.choose = drivers.reused("in_place" if compiled else "eager", lambda: choosing(agent),
-                                     "choosing", agent.step)
+        self.choose = drivers.reused("in_place" if compiled else "eager", choosing, agent)
         space = self.envs[0][0].action_space
         self.discrete = isinstance(space, gymnasium.spaces.Discrete)
         self.low, self.high = (None, None) if self.discrete else (space.low, space.high)

@@ -67,8 +67,7 @@ class TorchWorlds:
                  routine: Routine, compiled: bool):
         self.world, self.change, self.seeds, self.stays = world, change, seeds, stays
         self.routine, self.numbers_of_action = routine, agent.policy.numbers
-        self.act = drivers.reused("scan" if compiled else "eager", lambda: acting(world, agent),
-                                  world.name, agent.step)
+        self.act = drivers.reused("scan" if compiled else "eager", acting, world, agent)
 
     def numbers(self, *where: int, size: int) -> Tensor:
         """Draw uniform numbers [agents, envs, size]."""

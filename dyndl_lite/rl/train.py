@@ -92,7 +92,7 @@ class Lives:
         self.agents = drivers.laid_out(vmap(agent.start)(self.seeds))
         kind = drivers.choose(self.seeds.device, self.agents,
                               iterations * routine.epochs * routine.minibatches)
-        self.learn = drivers.reused(kind, lambda: vmap(agent.step), agent.step)
+        self.learn = drivers.reused(kind, vmap, agent.step)
         stays = each([arm.stationary for arm in arms.values()])
         self.place = place(agent, self.seeds, stays, routine, kind != "eager")
         self.place.begin(0)
