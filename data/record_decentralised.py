@@ -77,7 +77,7 @@ def record(name: str) -> pd.DataFrame:
                     f"{metric}_last_half": (metric, 0.5, 1),
                     "dead_units": ("dead_units", 0.9, 1),
                     "rarely_active_units": ("rarely_active_units", 0.9, 1)}
-        table = pd.DataFrame({key: compare.stretch(frame, column, ["setting"], a, b)
+        table = pd.DataFrame({key: compare.window_mean(frame, column, ["setting"], a, b)
                               for key, (column, a, b) in measures.items()})
         table = table.reset_index().melt(["setting", "seed"], None, "metric")
         if who == "continual backprop":

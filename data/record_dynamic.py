@@ -42,12 +42,12 @@ IMAGES, READING = 10, 1_800  # returning digits: permutations, examples a visit 
 
 def squared_errors(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Measure a run on slowly-changing regression: the last fifth is 200 000 examples."""
-    return pd.DataFrame({"mse_last_200k": compare.stretch(frame, "squared_error", by, 0.8, 1)})
+    return pd.DataFrame({"mse_last_200k": compare.window_mean(frame, "squared_error", by, 0.8, 1)})
 
 
 def accuracies(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Measure a run on permuted images."""
-    return pd.DataFrame({"online_accuracy": compare.stretch(frame, "accuracy", by, 0, 1)})
+    return pd.DataFrame({"online_accuracy": compare.window_mean(frame, "accuracy", by, 0, 1)})
 
 
 def returns(metric: str, name: str, cycle: int, visit: int) -> Callable:

@@ -81,7 +81,7 @@ def measured(frame: pd.DataFrame, problem: Problem, inside: bool = False) -> pd.
     metric, about = problem.metric, ["setting", "seed", "task", "metric"]
 
     def over(first, name):
-        part = compare.stretch(frame, metric, ["setting"], first, 1).rename("value").reset_index()
+        part = compare.window_mean(frame, metric, ["setting"], first, 1).rename("value").reset_index()
         return part.assign(task=0, metric=name)
 
     rows = [over(0, metric), over(0.8, f"{metric}_end")]

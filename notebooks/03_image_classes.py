@@ -189,8 +189,8 @@ ax.set_title(f"Pairs of {collection.name}: mean of {runs} runs, 95 % interval")
 ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
 by = ["learner", "step_size"]
-first = compare.stretch(results, "test_accuracy", by, 0, 0.25)
-last = compare.stretch(results, "test_accuracy", by, 0.75, 1)
+first = compare.window_mean(results, "test_accuracy", by, 0, 0.25)
+last = compare.window_mean(results, "test_accuracy", by, 0.75, 1)
 table = compare.table(first, "first quarter")[["first quarter"]].join(
     compare.table(last, "last quarter")[["last quarter"]]).join(
     compare.table(last - first, "change"))

@@ -85,7 +85,7 @@ def test_rows_of_a_remedy(tmp_path, monkeypatch):
     assert np.isclose(one[one.metric == "squared_error_end"].value, tenths[[9, 10]].mean())
     frame = ensemble.run(SlowlyChangingRegression(), {"it": (
         record_remedies.REMEDIES["dropout"].make((20, 5, 1), problem.loss), values)}, range(3), 200, 20)
-    same = compare.stretch(frame[frame.step_size == 0.01], "squared_error", ["step_size"], 0, 1)
+    same = compare.window_mean(frame[frame.step_size == 0.01], "squared_error", ["step_size"], 0, 1)
     assert np.isclose(same[0.01, 1], tenths.mean(), rtol=1e-4)
 
 

@@ -115,7 +115,7 @@ def held_back_probe(kind: str = "plain") -> Callable:
     Returns
     -------
     function of net, X [images, 3, side, side], Y [images]
-        Gives ``test_accuracy`` and what `diagnostics.look` sees in the units, where what a
+        Gives ``test_accuracy`` and what `diagnostics.measure` sees in the units, where what a
         channel does at an image is its mean over the places.
     """
 
@@ -123,6 +123,6 @@ def held_back_probe(kind: str = "plain") -> Callable:
         output, features = vmap(lambda x: forward(net["params"], x, IMAGE_KINDS[kind]))(X)
         units = [h.mean(2) if h.ndim > 2 else h for h in features]
         return {"test_accuracy": (output.argmax(-1) == Y).float().mean(),
-                **diagnostics.look(net["params"], units)}
+                **diagnostics.measure(net["params"], units)}
 
     return probe

@@ -199,5 +199,5 @@ def probe(kind: str, activation: str = "relu") -> Callable:
         _, seen = forward(net["params"], x, activation, KINDS[kind], net["layers"])
         return tuple(h for _, _, h in seen)
 
-    return lambda net, X: diagnostics.look(net["params"],
+    return lambda net, X: diagnostics.measure(net["params"],
                                            vmap(activities, in_dims=(None, 0))(net, X))
