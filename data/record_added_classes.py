@@ -21,10 +21,10 @@ from dyndl_lite.algorithms.incremental import (
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.models.resnet import Layout
 from dyndl_lite.problems.fractals import Fractals
-from dyndl_lite.problems.image_classes import GrowingClasses
+from dyndl_lite.problems.image_classes import ClassIncremental
 
 PROBLEM, RUNS = "fractals_added", 5
-STREAM = GrowingClasses(Fractals(12, images=90, lighter=0.5, noise=0.05), train=30, held_back=60,
+STREAM = ClassIncremental(Fractals(12, images=90, lighter=0.5, noise=0.05), train=30, held_back=60,
                         minibatch=30, epochs=20, together=2, tasks=10)
 LAYOUT = Layout(STREAM.outputs, (8, 16), 1)
 # learner: sweep. Without replacement continual backprop is backprop.

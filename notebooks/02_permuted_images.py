@@ -52,7 +52,8 @@ from dyndl_lite.problems import images as image_problems
 plots.style()
 seeds = range(seed, seed + runs)
 checkpoints = Path(out) / "checkpoints"
-pictures, labels = datasets.digits() if images == "digits" else datasets.mnist()
+pictures, labels, images = ((*datasets.digits(), "digits") if images == "digits"
+                           else datasets.idx_images())  # called what they are
 steps = tasks * task_length
 data = Path("../data/results")
 

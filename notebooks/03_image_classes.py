@@ -77,8 +77,8 @@ from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.models import cnn, resnet
 from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
 from dyndl_lite.problems.fractals import Fractals
-from dyndl_lite.problems.image_classes import ClassPairs, GrowingClasses, HalfThenAll
-from dyndl_lite.problems.image_files import Cifar100, ImageNet32
+from dyndl_lite.problems.image_classes import ClassPairs, ClassIncremental, WarmStart
+from dyndl_lite.problems.datasets import Cifar100, ImageNet32
 
 plots.style()
 plots.LABELS["test_accuracy"] = "test accuracy at the end of a task (share correct)"
@@ -282,7 +282,7 @@ pd.DataFrame(gains, index=["continual backprop - backprop", "low", "high"]).T.ro
 # %%
 start = {"epochs": start_epochs, "together": start_classes, "train": start_train,
          "held_back": held_back, "minibatch": start_minibatch}
-halves, at_once = HalfThenAll(collection, **start), ClassPairs(collection, **start)
+halves, at_once = WarmStart(collection, **start), ClassPairs(collection, **start)
 many = Layout(collection.side, start_classes, tuple(channels), tuple(kernels), tuple(hidden))
 plain, setting = conv_backprop(many), {"step_size": start_step_size}
 half = halves.task_length  # steps on half of the data, and steps on all of them
@@ -354,7 +354,7 @@ plots.source(resnet.forward)
 
 # %%
 some = Fractals(added_side, images=added_train + added_held_back, lighter=0.5, noise=0.05)
-growing = GrowingClasses(some if images == "fractals" else collection, added_train,
+growing = ClassIncremental(some if images == "fractals" else collection, added_train,
                          added_held_back, added_minibatch, grown_epochs, new_classes,
                          tasks=grown, augmented=augmented)
 stages = resnet.Layout(growing.outputs, tuple(added_channels), blocks)
@@ -432,7 +432,7 @@ reached.groupby(["run", "learner", "classes"]).mean().unstack("classes").round(3
 # the other answer, and within as few increments:
 
 # %%
-plainly = GrowingClasses(collection, epochs=grown_epochs, together=new_classes, tasks=grown,
+plainly = ClassIncremental(collection, epochs=grown_epochs, together=new_classes, tasks=grown,
                          **many_split)
 wide = Layout(collection.side, plainly.outputs, tuple(channels), tuple(kernels), tuple(hidden))
 plain, setting = conv_backprop(wide), {"step_size": middle_step_size}

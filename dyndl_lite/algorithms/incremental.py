@@ -24,7 +24,7 @@ from dyndl_lite.algorithms.continual_backprop import (
 from dyndl_lite.algorithms.regularisers import decayed
 from dyndl_lite.learning import cross_entropy, Learner, momentum, Optimiser
 from dyndl_lite.models.resnet import forward, initialise, Layout
-from dyndl_lite.problems.image_classes import GrowingClasses
+from dyndl_lite.problems.image_classes import ClassIncremental
 
 #: Shares of an increment after which the step size falls to a fifth, and again (published: after
 #: 60, 120 and 160 of 200 epochs).
@@ -172,7 +172,7 @@ def replaced(net: dict, k: int, chosen: tuple[Tensor, Tensor], row: Tensor, mean
     return {**net, "params": params, "memory": memory, "norms": {**net["norms"], "blocks": blocks}}
 
 
-def incremental(learner: Learner, stream: GrowingClasses) -> Learner:
+def incremental(learner: Learner, stream: ClassIncremental) -> Learner:
     """Let a learner of this module live through classes that are added.
 
     At each increment the step size begins at its full height and falls by `DROPS`, and the outputs of
@@ -182,7 +182,7 @@ def incremental(learner: Learner, stream: GrowingClasses) -> Learner:
     Parameters
     ----------
     learner : Learner
-    stream : GrowingClasses
+    stream : ClassIncremental
 
     Returns
     -------

@@ -28,7 +28,7 @@ def renewed(learner: Learner, layout: Layout, begins: Callable, renewal: str) ->
         (`remedies.perturbed`).
     layout : Layout
     begins : function of t, an int64 scalar tensor
-        Says whether a task begins at that minibatch (`image_tasks.ClassPairs.begins`).
+        Says whether a task begins at that minibatch (`image_classes.ClassPairs.begins`).
     renewal : str
         "heads": new tasks find the last layer at zero (Continual ImageNet). "all": a network
         from scratch. "shrink and perturb": all weights become ``shrink`` times as large, and

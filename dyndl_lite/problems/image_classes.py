@@ -24,7 +24,7 @@ class ClassPairs:
     Parameters
     ----------
     collection
-        Classes of images: `fractals.Fractals`, or a folder's (`image_files`). It has ``side``,
+        Classes of images: `fractals.Fractals`, or a folder's (`datasets`). It has ``side``,
         ``classes``, ``name`` and ``of(k)``, uint8 [images, 3, side, side].
     train, held_back : int
         Images of each class to learn from, and to test on.
@@ -142,7 +142,7 @@ class ClassPairs:
 
 
 @dataclass(frozen=True, eq=False)
-class HalfThenAll(ClassPairs):
+class WarmStart(ClassPairs):
     """Warm-starting (Ash and Adams 2020): first half of the images of some classes, then all.
 
     Both tasks have the same classes and as many minibatches; nothing in the net is reset.
@@ -165,7 +165,7 @@ class HalfThenAll(ClassPairs):
 
 
 @dataclass(frozen=True, eq=False)
-class GrowingClasses(ClassPairs):
+class ClassIncremental(ClassPairs):
     """Class-incremental learning (Dohare et al. 2024): some more classes at each task, none go.
 
     A task has all classes so far and as many epochs as every other, so it gets longer.

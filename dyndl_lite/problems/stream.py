@@ -45,7 +45,7 @@ def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | Non
     """
     where = f"stream {stream.name!r}, step"
     runs = asked or tuple(X.shape[:2])
-    # An example may be a whole minibatch (`image_tasks`): then x and the labels have a shape.
+    # An example may be a whole minibatch (`image_classes`): then x and the labels have a shape.
     x_shape, label_shape = shapes(stream)
     if X.shape != (*runs, *x_shape) or Y.shape[:2] != runs:
         expected = ", ".join(map(str, [*(asked or ("steps", "runs")), *x_shape]))
