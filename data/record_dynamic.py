@@ -25,7 +25,7 @@ from dyndl_lite.algorithms.step_sizes import autostep, centred, lms, per_unit, s
 from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import compare, provenance
 from dyndl_lite.learning import adam, backprop, cross_entropy, Learner, squared_error
-from dyndl_lite.problems import datasets, recurring
+from dyndl_lite.problems import datasets
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
@@ -54,7 +54,7 @@ def returns(metric: str, name: str, cycle: int, visit: int) -> Callable:
     """Measure a run whose tasks return."""
 
     def measure(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-        means = recurring.remembered(frame, metric, by, cycle, visit)
+        means = compare.remembered(frame, metric, by, cycle, visit)
         return means.rename(columns=lambda c: c if c == "plasticity" else f"{name}_{c}")
 
     return measure

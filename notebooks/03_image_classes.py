@@ -76,9 +76,9 @@ from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.models import cnn, resnet
 from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
-from dyndl_lite.problems.fractals import Fractals
-from dyndl_lite.problems.image_classes import ClassPairs, ClassIncremental, WarmStart
 from dyndl_lite.problems.datasets import Cifar100, ImageNet32
+from dyndl_lite.problems.fractals import Fractals
+from dyndl_lite.problems.image_classes import ClassIncremental, ClassPairs, WarmStart
 
 plots.style()
 plots.LABELS["test_accuracy"] = "test accuracy at the end of a task (share correct)"

@@ -6,7 +6,7 @@ from test_learners import one_line
 
 from dyndl_lite.problems import fractals
 from dyndl_lite.problems.fractals import Fractals
-from dyndl_lite.problems.image_classes import ClassPairs, ClassIncremental, WarmStart
+from dyndl_lite.problems.image_classes import ClassIncremental, ClassPairs, WarmStart
 from dyndl_lite.problems.stream import check as check_examples
 
 COLLECTION = Fractals(10, classes=7, images=12)

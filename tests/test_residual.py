@@ -18,9 +18,9 @@ from dyndl_lite.algorithms.incremental import (
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.learning import Learner
 from dyndl_lite.models.resnet import forward, initialise, Layout
+from dyndl_lite.problems.datasets import Cifar100
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassIncremental
-from dyndl_lite.problems.datasets import Cifar100
 
 SEED = torch.tensor(3)
 TINY = Layout(6, (3, 4), 2)

@@ -50,6 +50,38 @@ def run_means(frame: pd.DataFrame, metric: str, keys: list[str],
     return means.where(np.isfinite(means)).sort_index()
 
 
+def remembered(frame: pd.DataFrame, metric: str, by: list[str], cycle: int, visit: int,
+               cycles: int = 2) -> pd.DataFrame:
+    """Measure retention and plasticity of runs whose tasks return.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `ensemble.run` gives it, with bins of 100 examples.
+    metric : str
+        squared_error or accuracy.
+    by : list of str
+        Columns that tell learners and settings apart.
+    cycle, visit : int
+        Visits a cycle, and examples a visit.
+    cycles : int
+        How many of the last cycles count.
+
+    Returns
+    -------
+    DataFrame indexed by `by` and seed
+        Means of the metric. Over the last cycles: ``visit``, ``first_100`` (retention) and
+        ``last_1000`` of each visit; over the first cycle: ``plasticity``.
+    """
+    within = (frame.step - 1) % visit
+    last = frame.step > frame.step.max() - cycles * cycle * visit
+    parts = {"visit": last, "first_100": last & (within < 100),
+             "last_1000": last & (within >= visit - 1_000),
+             "plasticity": frame.step <= cycle * visit}
+    return pd.DataFrame({name: run_means(frame[part], metric, [*by, "seed"])
+                         for name, part in parts.items()})
+
+
 def interval(values) -> tuple[float, float, float]:
     """Mean of independent runs, with the ends of its 95 % confidence interval (Student's t).
 
