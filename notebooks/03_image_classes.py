@@ -418,7 +418,7 @@ reached.groupby(["run", "learner", "classes"]).mean().unstack("classes").round(3
 
 # %% [markdown]
 # Computed now, the two curves are one: at the laptop profile the run is over before any channel is old enough
-# to be replaced (100 minibatches). In the recorded run (`python data/record_added_classes.py`: ten increments, 20 classes, five runs)
+# to be replaced (100 minibatches). In the recorded run (`python data/record_image_classes.py`: ten increments, 20 classes, five runs)
 # what was learned before *helps*, from the second increment to the last: with 20 classes backprop
 # tests 0.14 better than from scratch (0.07 to 0.21). The record's training accuracies say why. In the
 # 20 epochs of an increment a new network gets to 85 %; one that goes on has long reached 100 %. Where a
