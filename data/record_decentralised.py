@@ -3,30 +3,27 @@
     python data/record_decentralised.py scr permuted_digits
 
 Writes data/results/decentralised.csv: one row a measurement, with the columns of dynamic.csv and
-`wires`, the inputs that each hidden unit hears. Goes on after an interruption from its checkpoints
+`wires`, the inputs that each hidden unit hears. Of the rivals' sweep a few seeds choose the best, the
+others report. Goes on after an interruption from its checkpoints
 under build/record/decentralised/.
 """
 
-import argparse
-import time
-from pathlib import Path
-
 import pandas as pd
+import recording
 from torch import Tensor
 from torch.func import vmap
 
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.dynamic.decentralised import decentralised, LEVELS, switched_on
-from dyndl_lite.experiment import compare, diagnostics, ensemble, provenance
+from dyndl_lite.experiment import compare, diagnostics, ensemble
 from dyndl_lite.learning import cross_entropy, squared_error
 from dyndl_lite.models.mlp import forward
 from dyndl_lite.problems import datasets
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
-HERE = Path(__file__).resolve().parent
-TABLE = HERE / "results/decentralised.csv"
 DIGITS = 1_797
+CHOOSING = 10  # seeds that choose from the rivals' sweep
 # stream, hidden units, loss, examples, bin, runs, our step size, the rivals' sweep
 PROBLEMS = {
     "scr": (SlowlyChangingRegression, 20, squared_error, 400_000, 10_000, 30, 0.01,
@@ -39,7 +36,7 @@ PROBLEMS = {
 }
 
 
-def look(net: dict, X: Tensor) -> dict[str, Tensor]:
+def inside(net: dict, X: Tensor) -> dict[str, Tensor]:
     """Shares of dead and of rarely active units on the last examples of a bin."""
     H = vmap(lambda x: forward(net["params"], x)[1][0])(X)
     return {"dead_units": diagnostics.dead_units(H),
@@ -66,43 +63,39 @@ def learners(name: str) -> dict:
 def record(name: str) -> pd.DataFrame:
     """Run one problem."""
     make, units, _, steps, bin, runs, _, sweep = PROBLEMS[name]
-    metric, rows = "squared_error" if name == "scr" else "accuracy", []
-    for (wires, who), (learner, values) in learners(name).items():
-        frame = ensemble.run(make(), {who: (learner, values)}, range(runs), steps, bin, probe=look,
-                             folder=HERE.parent / "build/record/decentralised" / name)
+    metric, tables = "squared_error" if name == "scr" else "accuracy", []
+
+    def live(who, learner, values, seeds):
+        frame = ensemble.run(
+            make(), {who: (learner, values)}, seeds, steps, bin, probe=inside,
+            folder=recording.CHECKPOINTS / f"decentralised/{name}_from_{seeds[0]}")
         names = list(sweep) if who == "continual backprop" else ["step_size"]
-        frame["setting"] = [" ".join(f"{k}={v:g}" for k, v in zip(names, row))
-                            for row in frame[names].itertuples(index=False)]
+        frame["setting"] = recording.named(frame, names)
         measures = {f"{metric}_first_tenth": (metric, 0, 0.1),
                     f"{metric}_last_half": (metric, 0.5, 1),
                     "dead_units": ("dead_units", 0.9, 1),
                     "rarely_active_units": ("rarely_active_units", 0.9, 1)}
-        table = pd.DataFrame({key: compare.stretch(frame, column, ["setting"], a, b)
+        table = pd.DataFrame({key: compare.window_mean(frame, column, ["setting"], a, b)
                               for key, (column, a, b) in measures.items()})
-        table = table.reset_index().melt(["setting", "seed"], None, "metric")
+        return table.reset_index().melt(["setting", "seed"], None, "metric")
+
+    def winners(rows):
+        plain = rows.setting.str.endswith("rate=0")
+        return [setting for some in (rows[plain], rows[~plain])
+                for setting in recording.best(some, f"{metric}_last_half")]
+
+    for (wires, who), (learner, values) in learners(name).items():
+        table = recording.choose_and_report(
+            lambda values, seeds, _: live(who, learner, values, seeds), values, (CHOOSING, runs), winners)
         if who == "continual backprop":
             plain = table.setting.str.endswith("rate=0")
             table["learner"] = plain.map({True: "backprop", False: who})
         else:
             table["learner"] = who
-        rows.append(table.assign(problem=name, units=units, wires=wires))
-        print(name, who, table[table.metric == f"{metric}_last_half"].groupby(
-            "setting").value.mean().round(4).to_dict(), flush=True)
-    columns = ["problem", "units", "wires", "learner", "setting", "seed", "metric", "value"]
-    return pd.concat(rows)[columns]
-
-
-def main() -> None:
-    """Record the problems that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("problems", nargs="+", choices=PROBLEMS)
-    for name in parser.parse_args().problems:
-        begin = time.monotonic()
-        rows = record(name)
-        provenance.keep(TABLE, name, {"problem": name}, rows,
-                        command=f"python data/record_decentralised.py {name}",
-                        seconds=round(time.monotonic() - begin))
+        tables.append(table.assign(problem=name, units=units, wires=wires))
+    columns = ["problem", "units", "wires", "learner", "setting", "seed", "metric", "value", "use"]
+    return pd.concat(tables)[columns]
 
 
 if __name__ == "__main__":
-    main()
+    recording.main(__file__, __doc__, PROBLEMS, "problem", record, "decentralised.csv", ["problem"])

@@ -3,21 +3,19 @@
     python data/record_dynamic.py scr/20/cbp recurring/20/cbp ...
 
 A part is problem/units/learner, with units hidden units in all; `--list` names all parts. Each
-part runs every setting of the learner's sweep with a few seeds, then the best two settings with
-the rest of the seeds. It writes its rows to data/results/dynamic.csv (problem, units, learner,
-setting, seed, metric, value) and what made them to dynamic.json, and goes on after an
-interruption from its checkpoints under build/record/. permuted_mnist needs DYNDL_DATA.
+part runs every setting of the learner's sweep with a few seeds, which choose, then the best two
+settings with the other seeds, which report. It writes its rows to data/results/dynamic.csv (problem,
+units, learner, setting, seed, metric, value, use) and what made them to dynamic.json, and goes on
+after an interruption from its checkpoints under build/record/. permuted_mnist needs DYNDL_DATA.
 """
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import recording
-from recording import best, values_of, warn_of_an_edge
+from recording import best, warn_of_an_edge
 
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
@@ -25,17 +23,15 @@ from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.algorithms.regularisers import with_noise
 from dyndl_lite.algorithms.step_sizes import autostep, centred, lms, per_unit, steady
 from dyndl_lite.dynamic.network import dynamic
-from dyndl_lite.experiment import compare, provenance
+from dyndl_lite.experiment import compare
 from dyndl_lite.learning import cross_entropy, Learner, squared_error
-from dyndl_lite.problems import datasets, recurring
+from dyndl_lite.problems import datasets
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
-HERE = Path(__file__).resolve().parent
-TABLE = HERE / "results/dynamic.csv"
 KEY = ["problem", "units", "learner"]
-COLUMNS = [*KEY, "setting", "seed", "metric", "value"]
+COLUMNS = [*KEY, "setting", "seed", "metric", "value", "use"]
 CYCLE, VISIT = 8, 5_000  # recurring contexts: visits a cycle, examples a visit
 IMAGES, READING = 10, 1_800  # returning digits: permutations, examples a visit (one pass)
 
@@ -44,19 +40,19 @@ IMAGES, READING = 10, 1_800  # returning digits: permutations, examples a visit 
 
 def squared_errors(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Measure a run on slowly-changing regression: the last fifth is 200 000 examples."""
-    return pd.DataFrame({"mse_last_200k": compare.stretch(frame, "squared_error", by, 0.8, 1)})
+    return pd.DataFrame({"mse_last_200k": compare.window_mean(frame, "squared_error", by, 0.8, 1)})
 
 
 def accuracies(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Measure a run on permuted images."""
-    return pd.DataFrame({"online_accuracy": compare.stretch(frame, "accuracy", by, 0, 1)})
+    return pd.DataFrame({"online_accuracy": compare.window_mean(frame, "accuracy", by, 0, 1)})
 
 
 def returns(metric: str, name: str, cycle: int, visit: int) -> Callable:
     """Measure a run whose tasks return."""
 
     def measure(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-        means = recurring.remembered(frame, metric, by, cycle, visit)
+        means = compare.remembered(frame, metric, by, cycle, visit)
         return means.rename(columns=lambda c: c if c == "plasticity" else f"{name}_{c}")
 
     return measure
@@ -72,12 +68,7 @@ class Problem(NamedTuple):
     main: list[str]  # metrics that choose the best settings
     units: list[int]
     loss: Callable
-    seeds: tuple[int, int]  # of the sweep, of the best two settings
-
-
-def permuted(pictures: tuple, length: int, name: str) -> PermutedImages:
-    """Give the stream of permuted images."""
-    return PermutedImages(*pictures, length, name)
+    seeds: tuple[int, int]  # those that choose, and all with those that report
 
 
 DIGITS = 1_797
@@ -89,10 +80,10 @@ PROBLEMS = {
         returns("squared_error", "mse", CYCLE, VISIT), ["mse_first_100", "mse_visit"], [20, 50],
         squared_error, (10, 30)),
     "permuted_digits": Problem(
-        lambda: permuted(datasets.digits(), 2 * DIGITS, "permuted digits"), 66 * 2 * DIGITS,
+        lambda: PermutedImages(*datasets.digits(), 2 * DIGITS, "permuted digits"), 66 * 2 * DIGITS,
         2 * DIGITS, accuracies, ["online_accuracy"], [100], cross_entropy, (10, 30)),
     "permuted_mnist": Problem(
-        lambda: permuted(datasets.mnist("t10k"), 6_000, "permuted MNIST"), 50 * 6_000, 6_000,
+        lambda: PermutedImages(*datasets.mnist("t10k"), 6_000, "permuted MNIST"), 50 * 6_000, 6_000,
         accuracies, ["online_accuracy"], [100], cross_entropy, (3, 10)),
     "returning_digits": Problem(
         lambda: ReturningImages(*datasets.digits(), READING, permutations=IMAGES),
@@ -221,62 +212,34 @@ LEARNERS = {
 
 # Recording --------------------------------------------------------------------------------------
 
-def measured(frame: pd.DataFrame, problem: Problem) -> pd.DataFrame:
-    """Reduce the bins of an ensemble to one row a setting, seed and metric."""
-    return problem.measure(frame, ["setting"]).reset_index().melt(["setting", "seed"], None,
-                                                                  "metric")
-
-
 def live(name: str, learner: Learner, values: dict, seeds: range) -> pd.DataFrame:
-    """Run some settings of a part with some seeds, from the checkpoint if there is one."""
+    """Run some settings of a part with some seeds: one row a setting, seed and metric."""
     kind, units, who = name.split("/")
     problem = PROBLEMS[kind]
-    frames = recording.lives(HERE.parent / "build/record" / name, who, learner, values,
-                             problem.stream(), int(units), seeds, problem.steps, problem.bin)
-    return pd.concat(measured(frame, problem) for frame in frames)
+    frames = recording.ensembles(recording.CHECKPOINTS / name, who, learner, values,
+                                 problem.stream(), int(units), seeds, problem.steps, problem.bin)
+    rows = pd.concat(problem.measure(frame, ["setting"]) for frame in frames)
+    return rows.reset_index().melt(["setting", "seed"], None, "metric")
 
 
 def record(name: str) -> pd.DataFrame:
-    """Record one part: the sweep with a few seeds, then the best settings with all."""
+    """Record one part: the sweep with a few seeds, then the best settings with the others."""
     kind, units, who = name.split("/")
     problem, stream = PROBLEMS[kind], PROBLEMS[kind].stream()
     make, sweep = LEARNERS[who]
     learner, values = make((stream.inputs, int(units), stream.outputs), problem.loss), sweep(kind)
-    few, all_seeds = problem.seeds
-    if all(len(v) == 1 for v in values.values()):  # nothing to choose
-        few = all_seeds
-    rows = live(name, learner, values, range(few))
-    for metric in problem.main:
-        warn_of_an_edge(name, best(rows, metric, 1)[0], values)
-    winners = dict.fromkeys(s for metric in problem.main for s in best(rows, metric, 2))
-    for setting in winners if few < all_seeds else []:
-        rows = pd.concat([rows, live(name, learner, values_of(setting), range(few, all_seeds))])
+
+    def winners(rows):
+        for metric in problem.main:
+            warn_of_an_edge(name, best(rows, metric)[0], values)
+        return [setting for metric in problem.main for setting in best(rows, metric, 2)]
+
+    rows = recording.choose_and_report(lambda values, seeds, _: live(name, learner, values, seeds),
+                                       values, problem.seeds, winners)
     return rows.assign(problem=kind, units=int(units), learner=who)[COLUMNS]
 
 
-def save(name: str, rows: pd.DataFrame, seconds: float) -> None:
-    """Put a part's rows in the place of its old ones, and note what made them."""
-    part = dict(zip(KEY, rows[KEY].iloc[0]))
-    mnist = {"data": f"MNIST t10k, SHA-256 {datasets.MNIST_TEST_SHA256} (pixels, labels)"}
-    data = mnist if part["problem"] == "permuted_mnist" else {}
-    provenance.keep(TABLE, name, part, rows.sort_values(["metric", "setting", "seed"]),
-                    command=f"python data/record_dynamic.py {name}", seconds=round(seconds), **data)
-
-
-def main() -> None:
-    """Record the parts that are named."""
-    known = [f"{kind}/{units}/{who}" for kind, problem in PROBLEMS.items()
-             for units in problem.units for who in LEARNERS]
-    for name in recording.asked(__doc__, known, "problem/units/learner"):
-        begin = time.monotonic()
-        rows = record(name)
-        save(name, rows, time.monotonic() - begin)
-        for metric in PROBLEMS[name.split("/")[0]].main:
-            for setting in best(rows, metric, 2):
-                value = rows[(rows.metric == metric) & (rows.setting == setting)].value
-                print(f"{name}: {metric} {value.mean():.4g} +- {value.sem():.2g} "
-                      f"({len(value)} seeds) at {setting}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    recording.main(__file__, __doc__, [f"{kind}/{units}/{who}" for kind, problem in PROBLEMS.items()
+                                       for units in problem.units for who in LEARNERS],
+                   "problem/units/learner", record, "dynamic.csv", KEY)

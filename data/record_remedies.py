@@ -3,38 +3,34 @@
     python data/record_remedies.py scr/5/l2 permuted_digits/100/l2 ...
 
 A part is problem/units/learner, with units in each hidden layer (of a convolutional network, in all);
-`--list` names all parts. Each part runs every setting of the learner's sweep with a few seeds, then
-the best one with more. Rows go to data/results/remedies.csv: problem, units, learner, setting,
-seed, task, metric, value. Task 0 is the whole life and, with metrics that end in _end, its last
+`--list` names all parts. Each part runs every setting of the learner's sweep with a few seeds, which
+choose, then the best one with others, which report. Rows go to data/results/remedies.csv: problem,
+units, learner, setting, seed, task, metric, value, use. Task 0 is the whole life and, with metrics that end in _end, its last
 fifth; tasks 1 to 10 are its tenths, of the best setting. What made them is noted in remedies.json.
 It goes on after an interruption from its checkpoints under build/record/remedies/.
 """
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import recording
+from baselines import CHANGES, IMAGE_REMEDIES, REMEDIES
 from record_image_classes import LAYOUT
 from record_image_classes import problem as class_pairs
-from recording import best, values_of, warn_of_an_edge
-from swept_remedies import CHANGES, IMAGE_REMEDIES, REMEDIES
+from recording import best, warn_of_an_edge
 
-from dyndl_lite.experiment import compare, provenance
+from dyndl_lite.experiment import compare
 from dyndl_lite.learning import cross_entropy, squared_error
 from dyndl_lite.problems import datasets
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
-HERE = Path(__file__).resolve().parent
-TABLE = HERE / "results/remedies.csv"
 KEY = ["problem", "units", "learner"]
-COLUMNS = [*KEY, "setting", "seed", "task", "metric", "value"]
+COLUMNS = [*KEY, "setting", "seed", "task", "metric", "value", "use"]
 INSIDE = ["dead_units", "weight_magnitude", "effective_rank"]
 LOOKS = [1, 10]  # tenths of the life after which we look inside
-CURVES = 5  # seeds of which every tenth is kept
+CURVES, LOOKED_INTO = 5, 10  # seeds that report of which every tenth, and the looks, are kept
 DIGITS = CHANGES["permuted_digits"]  # all of them once: a task
 TASKS = 40  # of digits, and of two classes of images
 
@@ -49,7 +45,7 @@ class Problem(NamedTuple):
     loss: Callable
     net: Callable  # units -> sizes or layout, as remedies take it
     units: list[int]
-    seeds: tuple[int, int] = (10, 30)  # of the sweep, of the best setting
+    seeds: tuple[int, int] = (10, 30)  # those that choose, and all with those that report
     remedies: dict = REMEDIES
 
 
@@ -81,15 +77,18 @@ def measured(frame: pd.DataFrame, problem: Problem, inside: bool = False) -> pd.
     metric, about = problem.metric, ["setting", "seed", "task", "metric"]
 
     def over(first, name):
-        part = compare.stretch(frame, metric, ["setting"], first, 1).rename("value").reset_index()
+        part = compare.window_mean(frame, metric, ["setting"], first, 1).rename("value").reset_index()
         return part.assign(task=0, metric=name)
 
     rows = [over(0, metric), over(0.8, f"{metric}_end")]
     if inside:
         tenths = frame.assign(task=-(-frame.step * 10 // problem.steps))  # rounded up
-        tenths = tenths[tenths.seed < 10].groupby(["setting", "seed", "task"])[[metric, *INSIDE]]
-        tenths = tenths.mean().reset_index().melt(["setting", "seed", "task"], None, "metric")
-        curve = (tenths.metric == metric) & (tenths.seed < CURVES)
+        tenths["nth"] = tenths.seed - tenths.seed.min()
+        tenths = tenths[tenths.nth < LOOKED_INTO]
+        keys = ["setting", "seed", "task", "nth"]
+        tenths = pd.concat([compare.run_means(tenths, one, keys) for one in (metric, *INSIDE)], axis=1)
+        tenths = tenths.reset_index().melt(keys, None, "metric")
+        curve = (tenths.metric == metric) & (tenths.nth < CURVES)
         rows.append(tenths[curve | tenths.task.isin(LOOKS)])
     return pd.concat(rows)[[*about, "value"]]
 
@@ -99,41 +98,32 @@ def live(name: str, values: dict, seeds: range, inside: bool = False) -> pd.Data
     kind, units, who = name.split("/")
     problem = PROBLEMS[kind]
     remedy = problem.remedies[who]
-    frames = recording.lives(HERE.parent / "build/record/remedies" / name, who,
-                             remedy.make(problem.net(int(units)), problem.loss), values,
-                             problem.stream(), int(units), seeds, problem.steps,
-                             problem.bin, remedy.probe())
+    frames = recording.ensembles(
+        recording.CHECKPOINTS / "remedies" / name, who,
+        remedy.make(problem.net(int(units)), problem.loss), values, problem.stream(), int(units),
+        seeds, problem.steps, problem.bin, remedy.probe())
     return pd.concat(measured(frame, problem, inside) for frame in frames)
 
 
 def record(name: str) -> pd.DataFrame:
-    """Record one part: the sweep with a few seeds, then the best setting with all."""
+    """Record one part: the sweep with a few seeds, then the best setting with the others."""
     kind, units, who = name.split("/")
-    metric, values = PROBLEMS[kind].metric, PROBLEMS[kind].remedies[who].sweep(kind)
-    few, many = PROBLEMS[kind].seeds
-    rows = live(name, values, range(few))
-    rows = rows[rows.metric == metric]
-    winner, = best(rows, metric, 1)
-    warn_of_an_edge(name, winner, values)
-    rows = pd.concat([rows[rows.setting != winner],
-                      live(name, values_of(winner), range(many), inside=True)])
+    problem = PROBLEMS[kind]
+    values = problem.remedies[who].sweep(kind)
+
+    def winner(rows):
+        chosen = best(rows, problem.metric)
+        warn_of_an_edge(name, chosen[0], values)
+        return chosen
+
+    rows = recording.choose_and_report(
+        lambda values, seeds, report: live(name, values, seeds, inside=report), values,
+        problem.seeds, winner)
+    rows = rows[(rows.use == "report") | (rows.metric == problem.metric)]
     return rows.assign(problem=kind, units=int(units), learner=who)[COLUMNS]
 
 
-def main() -> None:
-    """Record the parts that are named."""
-    known = [f"{kind}/{units}/{who}" for kind, problem in PROBLEMS.items()
-             for units in problem.units for who in problem.remedies]
-    for name in recording.asked(__doc__, known, "problem/units/learner"):
-        begin = time.monotonic()
-        rows = record(name)
-        provenance.keep(TABLE, name, dict(zip(KEY, rows[KEY].iloc[0])), rows,
-                        command=f"python data/record_remedies.py {name}",
-                        seconds=round(time.monotonic() - begin))
-        chosen = rows[rows.task == 0].groupby(["metric", "setting"]).value.agg(["mean", "sem",
-                                                                                "count"])
-        print(f"{name}:\n{chosen.to_string(float_format='{:.4g}'.format)}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    recording.main(__file__, __doc__, [f"{kind}/{units}/{who}" for kind, problem in PROBLEMS.items()
+                                       for units in problem.units for who in problem.remedies],
+                   "problem/units/learner", record, "remedies.csv", KEY)

@@ -3,13 +3,11 @@
     python data/record_rl.py navigation/replacement hopper/ppo slippery_ant/ppo ...
 
 `--list` names all parts. Rows go to data/results/rl.csv: env, learner, setting, seed, step, metric,
-value; step counts what one agent lived through. What made them is noted in rl.json. A part goes on
+value, use; step counts what one agent lived through. What made them is noted in rl.json. A part goes on
 after an interruption from its checkpoints under build/record/rl/ (stable-baselines3's begin again).
 """
 
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import gymnasium
 import pandas as pd
@@ -20,7 +18,7 @@ from dyndl_lite.algorithms.continual_backprop import least_useful
 from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.algorithms.regularisers import with_noise
 from dyndl_lite.algorithms.resets import unit_reset
-from dyndl_lite.experiment import provenance
+from dyndl_lite.experiment import compare
 from dyndl_lite.learning import Intervention
 from dyndl_lite.rl import slippery_ant, train_ppo
 from dyndl_lite.rl.environments import cart_pole
@@ -30,9 +28,8 @@ from dyndl_lite.rl.ppo import ppo, RolloutConfig
 from dyndl_lite.rl.rollouts import gymnasium_rollouts, named, torch_rollouts
 from dyndl_lite.rl.train_ppo import Condition
 
-HERE = Path(__file__).resolve().parent
-TABLE, CHECKPOINTS = HERE / "results/rl.csv", HERE.parent / "build/record/rl"
-COLUMNS = ["env", "learner", "setting", "seed", "step", "metric", "value"]
+CHECKPOINTS = recording.CHECKPOINTS / "rl"
+COLUMNS = ["env", "learner", "setting", "seed", "step", "metric", "value", "use"]
 INSIDE = [f"{net}_{what}" for net in ("policy", "value")
           for what in ("rarely_active_units", "weight_magnitude", "effective_rank")]
 FEW, ALL = range(10), range(30)
@@ -95,29 +92,34 @@ def navigate(part: str, seeds: range, chosen: Callable = lambda arm: True) -> pd
     frame = frame[frame.step % (ITERATIONS * each) == 0]  # the last third of every task
     frame = frame.assign(group=(frame.task - 1) // GROUP)
     first = frame[frame.task == 1].assign(metric="return_first_task", value=frame["return"])
-    grouped = frame.groupby(["learner", "seed", "group"])[["return", *INSIDE]].mean().reset_index()
+    keys = ["learner", "seed", "group"]
+    grouped = pd.concat([compare.run_means(frame, "return", keys, "episodes"),
+                         *(compare.run_means(frame, one, keys) for one in INSIDE)], axis=1).reset_index()
     grouped["step"] = (grouped.group + 1) * GROUP * ITERATIONS * each
     long = grouped.melt(["learner", "seed", "step"], ["return", *INSIDE], "metric")
     long = long[(long.metric == "return") | long.seed.isin(FEW)]
     rows = pd.concat([first[["learner", "seed", "step", "metric", "value"]], long])
     about = rows.learner.str.split("|", expand=True)
-    return rows.assign(env=about[0], learner=about[1], setting=about[2])[COLUMNS]
+    return rows.assign(env=about[0], learner=about[1], setting=about[2], use="report")[COLUMNS]
 
 
 def record_navigation(part: str) -> Iterator[pd.DataFrame]:
-    """Record all arms with a few seeds; then the best setting of each learner with the others too.
+    """Record all arms with the seeds that choose; then the best setting of each with those that report.
 
     Of what is inside the networks the rows of the best settings are enough.
     """
     rows = navigate(part, FEW)
+    of = ["env", "learner", "setting"]
     late = rows[(rows.metric == "return") & (rows.step > rows.step.max() // 2)]
-    means = late.groupby(["env", "learner", "setting"]).value.mean().sort_values()
-    best = {key[:2]: key for key in means.index}
-    of_best = pd.MultiIndex.from_frame(rows[["env", "learner", "setting"]]).isin(list(best.values()))
-    rows = rows[rows.metric.str.startswith("return") | of_best]
+    means = compare.run_means(late, "value", [*of, "seed"])
+    best = {}
+    for key in compare.ranked(means, larger=True):
+        best.setdefault(key[:2], key)
+    rows = rows[rows.metric.str.startswith("return") | rows.set_index(of).index.isin(best.values())]
+    alone = rows.groupby(of[:2]).setting.transform("nunique") == 1  # nothing to choose
+    rows = rows.assign(use=alone.map({True: "report", False: "choice"}))
     yield rows
-    more = navigate(part, range(FEW.stop, ALL.stop), lambda key: key == best[key[:2]])
-    yield pd.concat([rows, more])
+    yield pd.concat([rows, navigate(part, range(FEW.stop, ALL.stop), lambda key: key == best[key[:2]])])
 
 
 # control and robots -------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def record_navigation(part: str) -> Iterator[pd.DataFrame]:
 def tidy(frame: pd.DataFrame, env: str, setting: str, metrics: list[str]) -> pd.DataFrame:
     """Bring a frame of `train_ppo` into the columns of the table."""
     long = frame.melt(["learner", "seed", "step"], metrics, "metric")
-    return long.assign(env=env, setting=setting)[COLUMNS]
+    return long.assign(env=env, setting=setting, use="report")[COLUMNS]
 
 
 def record_cart_pole() -> Iterator[pd.DataFrame]:
@@ -215,19 +217,6 @@ PARTS = {
 }
 
 
-def main() -> None:
-    """Record the parts that are named."""
-    for name in recording.asked(__doc__, PARTS, "env/what"):
-        begin = time.monotonic()
-        for rows in PARTS[name]():  # all that is known so far
-            made = {"command": f"python data/record_rl.py {name}",
-                    "seconds": round(time.monotonic() - begin)}
-            for (env, learner), own in rows.groupby(["env", "learner"], sort=False):
-                provenance.keep(TABLE, f"{env}/{learner}", {"env": env, "learner": learner}, own, **made)
-            told = rows[(rows.step == rows.step.max()) & (rows.metric == "return")]
-            told = told.groupby(["env", "learner", "setting"]).value.agg(["mean", "sem", "count"])
-            print(f"{name}:\n{told}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    recording.main(__file__, __doc__, PARTS, "env/what", lambda name: PARTS[name](), "rl.csv",
+                   ["env", "learner"])

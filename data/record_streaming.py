@@ -3,16 +3,15 @@
     python data/record_streaming.py CartPole-v1/q CartPole-v1/ac 'CartPole-v1, recoded/q' ...
 
 A part is environment/agent; `--list` names all parts. Each part runs an agent with all its variants
-and their settings with a few seeds, side by side, then the best setting of each variant with more.
-Rows go to data/results/rl.csv: env, learner, setting, seed, step, metric, value: for every setting the
-metric "return_end", the mean return over the last fifth of the life; for the few seeds and the best
-setting of each learner, ablations excepted, also "return" for each tenth. What made them is noted in
+and their settings with a few seeds, side by side, which choose the best setting of each variant; that
+is run with others, which report. Rows go to data/results/rl.csv: env, learner, setting, seed, step,
+metric, value, use: for every setting the metric "return_end", the mean return of an episode over the
+last fifth of the life; for the best setting of each learner, ablations excepted, and the first seeds
+that report also "return" for each tenth. What made them is noted in
 rl.json. A part goes on after an interruption from its checkpoint under build/record/streaming/.
 """
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -21,18 +20,16 @@ import torch
 from torch.utils._pytree import tree_map
 
 from dyndl_lite.algorithms.continual_backprop import least_useful
-from dyndl_lite.experiment import provenance
+from dyndl_lite.experiment import compare
 from dyndl_lite.rl import environments, interaction, stream_x
 from dyndl_lite.rl.dqn import dqn, ppo_of_one
 from dyndl_lite.rl.gymnasium_adapters import find, sizes
 from dyndl_lite.rl.streaming import dynamic_q, stream_ac, stream_q
 from dyndl_lite.rl.train_streaming import train_streaming
 
-HERE = Path(__file__).resolve().parent
-TABLE = HERE / "results/rl.csv"
 KEY = ["env", "learner"]
-COLUMNS = [*KEY, "setting", "seed", "step", "metric", "value"]
-FEW, ALL = range(10), range(30)
+COLUMNS = [*KEY, "setting", "seed", "step", "metric", "value", "use"]
+FEW, CURVES = range(10), range(10, 20)  # seeds that choose; seeds of which every tenth is kept
 STEPS = [1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6]  # of classic learners
 ADAM = [3e-3, 1e-3, 3e-4, 1e-4]
 PERIOD = 40_000  # steps between two changes
@@ -71,7 +68,7 @@ class Part(NamedTuple):
     steps: int
     world: environments.Environment | None = None  # None: gymnasium's own simulator, by the part's name
     changes: Callable = interaction.never
-    more: bool = True  # whether the best settings go on to all seeds
+    seeds: int = 30  # those that choose and those that report
 
 
 def q(inputs, actions, reals):
@@ -125,39 +122,39 @@ _DYNAMIC = {"dynamic Q": {}, "dynamic Q, no forgetting": {"forgetting": 0.0},
 _SHORT = {"stream Q": {}, "classic Q": {**stream_x.CLASSIC, "step_size": STEPS[2:7]}}
 PARTS = {
     "CartPole-v1/q": Part(q, _Q, 100_000, environments.cart_pole),
-    "CartPole-v1/ac": Part(ac, _AC, 50_000, environments.cart_pole, more=False),
+    "CartPole-v1/ac": Part(ac, _AC, 50_000, environments.cart_pole, seeds=20),
     "CartPole-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, environments.cart_pole),
     "Acrobot-v1/dynamic": Part(dynamic, _DYNAMIC, 100_000, environments.acrobot),
     "Acrobot-v1/q": Part(q, _Q, 100_000, environments.acrobot),
-    "Acrobot-v1/ac": Part(ac, _AC, 100_000, environments.acrobot, more=False),
+    "Acrobot-v1/ac": Part(ac, _AC, 100_000, environments.acrobot, seeds=20),
     "Pendulum-v1/ac": Part(ac, {"stream AC": {}, "classic AC": {**stream_x.CLASSIC, "step_size": STEPS}},
-                           100_000, environments.pendulum, more=False),
+                           100_000, environments.pendulum, seeds=20),
     "CartPole-v1/dqn": Part(
         lambda n, a, r: dqn(n, a), {"DQN": {"step_size": ADAM}, "DQN at batch and buffer 1": {
-            "step_size": ADAM, "buffer": 1}}, 100_000, environments.cart_pole, more=False),
+            "step_size": ADAM, "buffer": 1}}, 100_000, environments.cart_pole, seeds=20),
     "CartPole-v1/ppo": Part(lambda n, a, r: ppo_of_one(n, a),
                             {"PPO at batch 1": {"step_size": [*ADAM, 3e-5]}}, 50_000,
-                            environments.cart_pole, more=False),
+                            environments.cart_pole, seeds=20),
     "CartPole-v1, recoded/dynamic": Part(dynamic, {
         "dynamic Q": {}, "dynamic Q, no forgetting": {"forgetting": 0.0},
         "dynamic Q, fading statistics": {"horizon": _HORIZONS},
         "dynamic Q, no forgetting, fading statistics": {"forgetting": 0.0, "horizon": _HORIZONS}},
-        10 * PERIOD, environments.cart_pole, recoded, False),
+        10 * PERIOD, environments.cart_pole, recoded, 20),
     "CartPole-v1, recoded/fading": Part(q, {"stream Q, fading statistics": {"horizon": _HORIZONS}},
-                                        10 * PERIOD, environments.cart_pole, recoded, False),
+                                        10 * PERIOD, environments.cart_pole, recoded, 20),
     **{f"CartPole-v1, recoded/{name} afresh": Part(
         afresh(make), {f"{who}, new network": {}, f"{who}, fading statistics, new network": {
-            "horizon": 5_000.0}}, 10 * PERIOD, environments.cart_pole, recoded, False)
+            "horizon": 5_000.0}}, 10 * PERIOD, environments.cart_pole, recoded, 20)
        for name, make, who in [("q", q, "stream Q"), ("dynamic", dynamic, "dynamic Q")]},
     "CartPole-v1, recoded/q": Part(
         lambda n, a, r: stream_q(n, a, (32, 32), least_useful()), renewed("Q"), 10 * PERIOD,
-        environments.cart_pole, recoded, False),
+        environments.cart_pole, recoded, 20),
     "CartPole-v1, recoded/ac": Part(
         lambda n, a, r: stream_ac(n, a, (32, 32), least_useful()), renewed("AC"), 10 * PERIOD,
-        environments.cart_pole, recoded, False),
+        environments.cart_pole, recoded, 20),
     "CartPole-v1, slippery/ac": Part(
         lambda n, a, r: stream_ac(n, a, (32, 32), least_useful()), renewed("AC"), 10 * PERIOD,
-        environments.cart_pole, slippery, False),
+        environments.cart_pole, slippery, 20),
     "MinAtar/Breakout-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "MinAtar/Freeway-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "Hopper-v5/ac": Part(lambda n, a, r: stream_ac(n, a, (128, 128), reals=r), {
@@ -170,7 +167,7 @@ def live(name: str, part: Part, variants: dict, seeds: list | range) -> pd.DataF
     place = part.world or find(name.rpartition("/")[0])
     of = (place.observations, place.actions, 1) if part.world else sizes(place)
     frame = train_streaming(part.make(*of), place, variants, seeds, part.steps, part.steps // 10,
-                            part.changes, folder=HERE.parent / "build/record/streaming",
+                            part.changes, folder=recording.CHECKPOINTS / "streaming",
                             name=f"{name.replace('/', '_')}_{seeds[0]}")
     swept = sorted({k for values in part.variants.values() for k, v in values.items()
                     if isinstance(v, list)})
@@ -179,42 +176,29 @@ def live(name: str, part: Part, variants: dict, seeds: list | range) -> pd.DataF
 
 
 def ends(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
-    """Give the mean return of each life over its last fifth."""
+    """Give the mean return of the episodes of each life over its last fifth."""
     late = frame[frame.step > 0.8 * steps]
-    end = late.groupby([*KEY, "setting", "seed"], sort=False)["return"].mean().reset_index(name="value")
-    return end.assign(step=steps, metric="return_end")
+    end = compare.run_means(late, "return", [*KEY, "setting", "seed"], "episodes")
+    return end.reset_index(name="value").assign(step=steps, metric="return_end")
 
 
-def record(name: str, part: Part) -> pd.DataFrame:
-    """Run all settings with a few seeds and the best ones with all; give the rows of the table."""
+def record(name: str) -> pd.DataFrame:
+    """Run all settings with the seeds that choose and the best with those that report."""
+    part = PARTS[name]
     frame = live(name, part, part.variants, FEW)
-    end = ends(frame, part.steps)
-    means = end.groupby([*KEY, "setting"]).value.apply(lambda v: v.mean(skipna=False))
-    best = means[means.groupby(KEY).idxmax().dropna()].index
-    curves = frame.set_index([*KEY, "setting"]).loc[best].reset_index()
-    curves = curves.assign(metric="return", value=curves["return"])
-    whole = curves[~curves.learner.str.contains(" without ")]  # of ablations the end will do
-    if part.more and part.world:
-        chosen = {who: {k: curves[curves.learner == who][k].iloc[0] for k in part.variants[who]}
-                  for who in part.variants if who in set(curves.learner)}
-        more = live(name, part, chosen, range(FEW.stop, ALL.stop))
-        end = pd.concat([end, ends(more, part.steps)])
-    return pd.concat([end, whole])[COLUMNS]
-
-
-def main() -> None:
-    """Record the parts that are named."""
-    for name in recording.asked(__doc__, PARTS, "environment/agent"):
-        begin = time.monotonic()
-        rows = record(name, PARTS[name])
-        for who, mine in rows.groupby("learner", sort=False):
-            provenance.keep(TABLE, f"{mine.env.iloc[0]}/{who}", dict(zip(KEY, mine[KEY].iloc[0])),
-                            mine, command=f"python data/record_streaming.py '{name}'",
-                            seconds=round(time.monotonic() - begin))
-        end = rows[rows.metric == "return_end"]
-        table = end.groupby(["learner", "setting"], sort=False).value.agg(["mean", "sem", "count"])
-        print(f"{name}:\n{table.to_string(float_format='{:.4g}'.format)}", flush=True)
+    end, chosen = ends(frame, part.steps), {}
+    for who, values in part.variants.items():
+        best = compare.ranked(end[end.learner == who].set_index(["setting", "seed"]).value, True)[0]
+        row = frame[(frame.learner == who) & (frame.setting == best)].iloc[0]
+        chosen[who] = {k: row[k] for k in values}
+    more = live(name, part, chosen, range(FEW.stop, part.seeds))
+    whole = more[~more.learner.str.contains(" without ") & more.seed.isin(CURVES)]  # else the end will do
+    rows = pd.concat([end, ends(more, part.steps), whole.assign(metric="return", value=whole["return"])])
+    swept = [who for who, values in part.variants.items()
+             if any(isinstance(v, list) for v in values.values())]
+    choosing = rows.seed.isin(FEW) & rows.learner.isin(swept)
+    return rows.assign(use=choosing.map({True: "choice", False: "report"}))[COLUMNS]
 
 
 if __name__ == "__main__":
-    main()
+    recording.main(__file__, __doc__, PARTS, "environment/agent", record, "rl.csv", KEY)

@@ -1,4 +1,4 @@
-"""What the recorders of sweeps share: cut a sweep into ensembles, run them, find the best."""
+"""What the recorders share: cut a sweep into ensembles, choose with some seeds, report with others."""
 
 import argparse
 import itertools
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dyndl_lite.experiment import ensemble, provenance
+from dyndl_lite.experiment import compare, ensemble, provenance
 from dyndl_lite.learning import Learner
 
+HERE = Path(__file__).resolve().parent
+RESULTS, CHECKPOINTS = HERE / "results", HERE.parent / "build/record"
 TOGETHER = 2**26  # bytes of weights in one ensemble: more would leave the processor's cache
 
 
@@ -25,9 +27,9 @@ def batches(learner: Learner, stream, units: int, runs: int, values: dict) -> It
         yield {first: values[first][i:i + size], **rest}
 
 
-def lives(folder: Path, who: str, learner: Learner, values: dict, stream, units: int,
-          seeds: range, steps: int, bin: int, probe: Callable | None = None
-          ) -> Iterator[pd.DataFrame]:
+def ensembles(folder: Path, who: str, learner: Learner, values: dict, stream, units: int,
+              seeds: range, steps: int, bin: int, probe: Callable | None = None
+              ) -> Iterator[pd.DataFrame]:
     """Run some settings with some seeds, from the checkpoints if there are any.
 
     Yields
@@ -37,9 +39,9 @@ def lives(folder: Path, who: str, learner: Learner, values: dict, stream, units:
         values that the sweep varies.
     """
     for some in batches(learner, stream, units, len(seeds), values):
-        mark = "_".join(f"{v:g}" for v in itertools.chain(*some.values()))
+        key = "_".join(f"{v:g}" for v in itertools.chain(*some.values()))
         frame = ensemble.run(stream, {who: (learner, some)}, seeds, steps, bin, probe=probe,
-                             folder=folder / f"{mark}_from_{seeds[0]}")
+                             folder=folder / f"{key}_from_{seeds[0]}")
         yield frame.assign(setting=named(frame, values))
 
 
@@ -47,6 +49,53 @@ def named(frame: pd.DataFrame, names: Iterable[str]) -> list[str]:
     """Name the setting of each row by the values that a sweep varies."""
     return [" ".join(f"{name}={value:g}" for name, value in zip(names, row))
             for row in frame[list(names)].itertuples(index=False)]
+
+
+def values_of(setting: str) -> dict[str, list[float]]:
+    """Give the sweep that holds one setting alone."""
+    return {name: [float(value)] for name, value in (pair.split("=") for pair in setting.split())}
+
+
+def choose_and_report(run: Callable, values: dict, seeds: tuple[int, int],
+                      winners: Callable) -> pd.DataFrame:
+    """Run a sweep with some seeds, then what won with others: a winner is too good on its own seeds.
+
+    Parameters
+    ----------
+    run : function of (values, seeds, whether to report)
+        Gives rows with a column ``setting``.
+    values : dict
+        The sweep: lists of values, or a value.
+    seeds : (int, int)
+        Seeds below the first number choose, those from there to the second report.
+    winners : function of the rows that choose
+        Gives the settings that go on.
+
+    Returns
+    -------
+    DataFrame
+        All rows; column ``use`` says "choice" or "report". Without a choice all seeds report.
+    """
+    few, every = seeds
+    if not any(isinstance(v, list) and len(v) > 1 for v in values.values()):
+        return run(values, range(every), True).assign(use="report")
+    rows = run(values, range(few), False).assign(use="choice")
+    reports = [run({**values, **values_of(setting)}, range(few, every), True)
+               for setting in dict.fromkeys(winners(rows))]
+    return pd.concat([rows, *(one.assign(use="report") for one in reports)])
+
+
+def best(rows: pd.DataFrame, metric: str, count: int = 1) -> list[str]:
+    """Name the settings with the best mean of a metric; one that ever diverged comes last."""
+    series = rows[rows.metric == metric].set_index(["setting", "seed"]).value
+    return compare.ranked(series, metric.startswith(("accuracy", "online", "test")))[:count]
+
+
+def warn_of_an_edge(name: str, best_setting: str, values: dict) -> None:
+    """Say so when the best setting is at the end of a sweep of three values or more."""
+    for of, (value,) in values_of(best_setting).items():
+        if len(values[of]) > 2 and value in (min(values[of]), max(values[of])):
+            print(f"{name}: the best {of}, {value:g}, is at the edge of the sweep: widen it", flush=True)
 
 
 def asked(about: str, known: Iterable[str], form: str) -> list[str]:
@@ -65,34 +114,33 @@ def asked(about: str, known: Iterable[str], form: str) -> list[str]:
     return given.parts
 
 
-def of_learners(about: str, learners: Iterable[str], record: Callable, table: Path, problem: str,
-                script: str) -> None:
-    """Record the learners of one problem that the command line names, and say how each ended."""
-    for who in asked(about, learners, "learner"):
-        begin = time.monotonic()
-        rows = record(who)
-        provenance.keep(table, f"{problem}/{who}", {"problem": problem, "learner": who}, rows,
-                        command=f"python {script} {who}", seconds=round(time.monotonic() - begin))
-        last = rows[(rows.task == rows.task.max()) & (rows.metric == "test_accuracy")]
-        print(last.groupby("setting").value.agg(["mean", "sem", "count"]), flush=True)
+def main(script: str, about: str, parts: Iterable[str], form: str, record: Callable, table: str,
+         key: list[str], **made) -> None:
+    """Record the parts that the command line names.
 
-
-def values_of(setting: str) -> dict[str, list[float]]:
-    """Give the sweep that holds one setting alone."""
-    return {name: [float(value)] for name, value in (pair.split("=") for pair in setting.split())}
-
-
-def best(rows: pd.DataFrame, metric: str, count: int) -> list[str]:
-    """Name the settings with the best mean of a metric; one that ever diverged comes last."""
-    chosen = rows[rows.metric == metric]
-    means = chosen.groupby("setting").value.apply(lambda v: v.mean(skipna=False))
-    means = means.sort_values(ascending=not metric.startswith(("accuracy", "online", "test")),
-                              na_position="last")
-    return list(means.index[:count])
-
-
-def warn_of_an_edge(name: str, best_setting: str, values: dict) -> None:
-    """Say so when the best setting is at the end of a sweep of three values or more."""
-    for of, (value,) in values_of(best_setting).items():
-        if len(values[of]) > 2 and value in (min(values[of]), max(values[of])):
-            print(f"{name}: the best {of}, {value:g}, is at the edge of the sweep: widen it", flush=True)
+    Parameters
+    ----------
+    script, about : str
+        The recorder's ``__file__`` and ``__doc__``.
+    parts, form
+        What can be asked for, and how it is written.
+    record : function of a part's name
+        Gives its rows, or yields all that are known so far.
+    table : str
+        Name of the CSV file under results/.
+    key : list of str
+        Columns by which the rows of one entry of the JSON file are known.
+    **made
+        What else to note there.
+    """
+    for name in asked(about, parts, form):
+        begin, rows = time.monotonic(), record(name)
+        for known in [rows] if isinstance(rows, pd.DataFrame) else rows:
+            for values, mine in known.groupby(key, sort=False):
+                provenance.keep(RESULTS / table, "/".join(map(str, values)),
+                                dict(zip(key, values)), mine, **made,
+                                command=f"python data/{Path(script).name} '{name}'",
+                                seconds=round(time.monotonic() - begin))
+            if "metric" in known:
+                told = known.groupby([*key, "metric", "setting", "use"], sort=False).value
+                print(f"{name}:\n{told.agg(['mean', 'sem', 'count']).to_string()}", flush=True)

@@ -72,8 +72,8 @@ results = ensemble.run(
 provenance.save_table(results, out, "curves")
 
 # %%
-early = compare.stretch(results, "squared_error", ["learner"], 0, 0.1)
-late = compare.stretch(results, "squared_error", ["learner"], 0.9, 1)
+early = compare.window_mean(results, "squared_error", ["learner"], 0, 0.1)
+late = compare.window_mean(results, "squared_error", ["learner"], 0.9, 1)
 summary = compare.table(early, "first tenth")[["first tenth"]].join(
     compare.table(late, "last tenth")[["last tenth"]])
 

@@ -116,13 +116,13 @@ provenance.save_table(results, out, "step_sizes")
 
 # %%
 by = ["learner", "step_size"]
-first = compare.stretch(results, "squared_error", by, 0, 0.1)
-last = compare.stretch(results, "squared_error", by, 0.9, 1)
+first = compare.window_mean(results, "squared_error", by, 0, 0.1)
+last = compare.window_mean(results, "squared_error", by, 0.9, 1)
 table = compare.table(first, "first tenth")[["first tenth"]].join(compare.table(last, "last tenth"))
 table.round(3)
 
 # %%
-whole = compare.stretch(results, "squared_error", by, 0, 1)
+whole = compare.window_mean(results, "squared_error", by, 0, 1)
 best_linear = whole["linear"].groupby("step_size").mean().idxmin()
 print(f"best step size of the linear learner: {best_linear}")
 
@@ -165,7 +165,7 @@ answers = pd.DataFrame([young, old, aged, cbp_aged],
 answers.round(3)
 
 # %%
-very_young = compare.stretch(results, "squared_error", by, 0, 1 / bins)
+very_young = compare.window_mean(results, "squared_error", by, 0, 1 / bins)
 claims.record(out, "scr-backprop-young", compare.paired(
     very_young["backprop", big], very_young["linear", best_linear])[2], profile)
 claims.record(out, "scr-backprop-old", old[1], profile)
@@ -200,8 +200,8 @@ activity = pd.concat([relu.assign(learner="relu"), activity])[activity.columns]
 provenance.save_table(activity, out, "activations")
 
 # %%
-start = compare.stretch(activity, "squared_error", ["learner"], 0, 0.1)
-end = compare.stretch(activity, "squared_error", ["learner"], 0.9, 1)
+start = compare.window_mean(activity, "squared_error", ["learner"], 0, 0.1)
+end = compare.window_mean(activity, "squared_error", ["learner"], 0.9, 1)
 rises = pd.DataFrame({name: compare.paired(end[name], start[name]) for name in ["relu", *activations]},
                      index=["rise", "low", "high"]).T
 rises.insert(0, "first tenth", start.groupby("learner").mean())

@@ -53,7 +53,8 @@ from dyndl_lite.problems import images as image_problems
 plots.style()
 seeds = range(seed, seed + runs)
 checkpoints = Path(out) / "checkpoints"
-pictures, labels = datasets.digits() if images == "digits" else datasets.mnist()
+pictures, labels, images = ((*datasets.digits(), "digits") if images == "digits"
+                           else datasets.idx_images())  # called what they are
 steps = tasks * task_length
 data = Path("../data/results")
 
@@ -118,8 +119,8 @@ ax.set_title(f"Permuted {images}: mean of {runs} runs, 95 % interval")
 ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
 by = ["learner", "step_size"]
-first = compare.stretch(results, "accuracy", by, 0, 0.1)
-last = compare.stretch(results, "accuracy", by, 0.9, 1)
+first = compare.window_mean(results, "accuracy", by, 0, 0.1)
+last = compare.window_mean(results, "accuracy", by, 0.9, 1)
 change = last - first
 table = compare.table(first, "first tenth of the tasks")[["first tenth of the tasks"]].join(
     compare.table(last, "last tenth")[["last tenth"]]).join(compare.table(change, "change"))
@@ -163,8 +164,8 @@ wide["task"] = wide.step // task_length
 provenance.save_table(wide, out, "widths")
 
 # %%
-loss = (compare.stretch(wide, "accuracy", ["width"], 0.9, 1)
-        - compare.stretch(wide, "accuracy", ["width"], 0, 0.1))
+loss = (compare.window_mean(wide, "accuracy", ["width"], 0.9, 1)
+        - compare.window_mean(wide, "accuracy", ["width"], 0, 0.1))
 lost = compare.table(loss, "change in accuracy")
 wide["curve"] = wide.width.map("{} units a layer".format)
 ax = plots.curves(wide, "accuracy", "curve", x="task", xlabel="task (number)")
@@ -195,8 +196,8 @@ provenance.save_table(rates, out, "rates_of_change")
 
 # %%
 rates["curve"] = rates.task_length.map("a change every {} examples".format)
-loss = (compare.stretch(rates, "accuracy", ["task_length"], 0.9, 1)
-        - compare.stretch(rates, "accuracy", ["task_length"], 0, 0.1))
+loss = (compare.window_mean(rates, "accuracy", ["task_length"], 0.9, 1)
+        - compare.window_mean(rates, "accuracy", ["task_length"], 0, 0.1))
 lost = compare.table(loss, "change in accuracy")
 ax = plots.curves(rates, "accuracy", "curve")
 ax.set_title(f"Rate of change, backprop at step size {step_size:g}")
@@ -228,8 +229,8 @@ ax.set_title(f"Recorded: permuted MNIST, {sweep.seed.nunique()} runs")
 ax.legend(title=None, fontsize=9)
 by = ["width", "step_size"]
 mnist = pd.DataFrame({
-    "first 10 tasks": compare.stretch(sweep, "accuracy", by, 0, 10 / sweep.task.max()),
-    "last 10 tasks": compare.stretch(sweep, "accuracy", by, 1 - 10 / sweep.task.max(), 1)})
+    "first 10 tasks": compare.window_mean(sweep, "accuracy", by, 0, 10 / sweep.task.max()),
+    "last 10 tasks": compare.window_mean(sweep, "accuracy", by, 1 - 10 / sweep.task.max(), 1)})
 mnist["change"] = mnist["last 10 tasks"] - mnist["first 10 tasks"]
 summary = mnist.groupby(level=by).mean()
 plots.show(ax.figure, "mnist_step_sizes", out=out, alt=(
@@ -249,8 +250,8 @@ ax.legend(title=None, fontsize=9)
 shared = int(plain.groupby("width").task.max().min())  # tasks that all widths have reached
 both = plain[plain.task <= shared].assign(step=lambda f: f.task)
 ten = 10 / shared
-change = (compare.stretch(both, "accuracy", ["width"], 1 - ten, 1)
-          - compare.stretch(both, "accuracy", ["width"], 0, ten))
+change = (compare.window_mean(both, "accuracy", ["width"], 1 - ten, 1)
+          - compare.window_mean(both, "accuracy", ["width"], 0, ten))
 by_width = change.groupby("width").agg(["mean", "count"])
 plots.show(ax.figure, "mnist_widths", out=out, alt=(
     f"Recorded online accuracy by width; change from the first to the last ten of the {shared} "

@@ -77,9 +77,9 @@ from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.models import cnn, resnet
 from dyndl_lite.models.cnn import held_back_accuracy, Layout
+from dyndl_lite.problems.datasets import Cifar100, ImageNet32
 from dyndl_lite.problems.fractals import Fractals
-from dyndl_lite.problems.image_classes import ClassPairs, GrowingClasses, HalfThenAll
-from dyndl_lite.problems.image_files import Cifar100, ImageNet32
+from dyndl_lite.problems.image_classes import ClassIncremental, ClassPairs, WarmStart
 
 plots.style()
 plots.LABELS["test_accuracy"] = "test accuracy at the end of a task (share correct)"
@@ -190,8 +190,8 @@ ax.set_title(f"Pairs of {collection.name}: mean of {runs} runs, 95 % interval")
 ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
 by = ["learner", "step_size"]
-first = compare.stretch(results, "test_accuracy", by, 0, 0.25)
-last = compare.stretch(results, "test_accuracy", by, 0.75, 1)
+first = compare.window_mean(results, "test_accuracy", by, 0, 0.25)
+last = compare.window_mean(results, "test_accuracy", by, 0.75, 1)
 table = compare.table(first, "first quarter")[["first quarter"]].join(
     compare.table(last, "last quarter")[["last quarter"]]).join(
     compare.table(last - first, "change"))
@@ -283,7 +283,7 @@ pd.DataFrame(gains, index=["continual backprop - backprop", "low", "high"]).T.ro
 # %%
 start = {"epochs": start_epochs, "together": start_classes, "train": start_train,
          "held_back": held_back, "minibatch": start_minibatch}
-halves, at_once = HalfThenAll(collection, **start), ClassPairs(collection, **start)
+halves, at_once = WarmStart(collection, **start), ClassPairs(collection, **start)
 many = Layout(collection.side, start_classes, tuple(channels), tuple(kernels), tuple(hidden))
 plain, setting = conv_backprop(many), {"step_size": start_step_size}
 half = halves.task_length  # steps on half of the data, and steps on all of them
@@ -355,7 +355,7 @@ plots.source(resnet.forward)
 
 # %%
 some = Fractals(added_side, images=added_train + added_held_back, lighter=0.5, noise=0.05)
-growing = GrowingClasses(some if images == "fractals" else collection, added_train,
+growing = ClassIncremental(some if images == "fractals" else collection, added_train,
                          added_held_back, added_minibatch, grown_epochs, new_classes,
                          tasks=grown, augmented=augmented)
 stages = resnet.Layout(growing.outputs, tuple(added_channels), blocks)
@@ -419,7 +419,7 @@ reached.groupby(["run", "learner", "classes"]).mean().unstack("classes").round(3
 
 # %% [markdown]
 # Computed now, the two curves are one: at the laptop profile the run is over before any channel is old enough
-# to be replaced (100 minibatches). In the recorded run (`python data/record_added_classes.py`: ten increments, 20 classes, five runs)
+# to be replaced (100 minibatches). In the recorded run (`python data/record_image_classes.py`: ten increments, 20 classes, five runs)
 # what was learned before *helps*, from the second increment to the last: with 20 classes backprop
 # tests 0.14 better than from scratch (0.07 to 0.21). The record's training accuracies say why. In the
 # 20 epochs of an increment a new network gets to 85 %; one that goes on has long reached 100 %. Where a
@@ -433,7 +433,7 @@ reached.groupby(["run", "learner", "classes"]).mean().unstack("classes").round(3
 # the other answer, and within as few increments:
 
 # %%
-plainly = GrowingClasses(collection, epochs=grown_epochs, together=new_classes, tasks=grown,
+plainly = ClassIncremental(collection, epochs=grown_epochs, together=new_classes, tasks=grown,
                          **many_split)
 wide = Layout(collection.side, plainly.outputs, tuple(channels), tuple(kernels), tuple(hidden))
 plain, setting = conv_backprop(wide), {"step_size": middle_step_size}

@@ -47,7 +47,8 @@ from dyndl_lite.problems.images import PermutedImages
 
 plots.style()
 seeds = range(seed, seed + runs)
-pictures, labels = datasets.digits() if images == "digits" else datasets.mnist()
+pictures, labels, images = ((*datasets.digits(), "digits") if images == "digits"
+                           else datasets.idx_images())  # called what they are
 stream = PermutedImages(pictures, labels, task_length, f"permuted {images}")
 sizes = (stream.inputs, *[units] * layers, stream.outputs)
 

@@ -143,7 +143,7 @@ now = ensemble.run(stream, {names[who]: (learners[who][1], settings[who]) for wh
                    range(seed, seed + runs), steps, steps // bins,
                    folder=Path(out) / "checkpoints")
 provenance.save_table(now, out, "live")
-end = compare.stretch(now, "squared_error", ["learner"], 0.5, 1)
+end = compare.window_mean(now, "squared_error", ["learner"], 0.5, 1)
 table = compare.table(end, "squared error, second half")
 table = table.join(pd.DataFrame(
     {name: compare.paired(end[name], end["continual backprop"]) for name in table.index

@@ -113,8 +113,8 @@ rates["curve"] = rates.replacement_rate.map(lambda r: f"rate {r:.0e}" if r else 
 provenance.save_table(rates, out, "replacement_rates")
 
 # %%
-first = compare.stretch(rates, "squared_error", ["replacement_rate"], 0, 0.1)
-last = compare.stretch(rates, "squared_error", ["replacement_rate"], 0.9, 1)
+first = compare.window_mean(rates, "squared_error", ["replacement_rate"], 0, 0.1)
+last = compare.window_mean(rates, "squared_error", ["replacement_rate"], 0.9, 1)
 table = compare.table(last, "last tenth")
 table.insert(0, "first tenth", first.groupby("replacement_rate").mean())
 
@@ -169,7 +169,7 @@ provenance.save_table(utilities, out, "utilities")
 # %%
 none = rates[(rates.replacement_rate == 0) & (rates.step > 0.4 * part_steps)
              & (rates.step <= part_steps)].assign(curve="no replacement (backprop)")
-end = pd.concat([compare.stretch(utilities, "squared_error", ["curve"], 0.4, 1),
+end = pd.concat([compare.window_mean(utilities, "squared_error", ["curve"], 0.4, 1),
                  none.groupby(["curve", "seed"]).squared_error.mean()])
 table = compare.table(end, "squared error, last 60 %")
 paired = pd.DataFrame({name: compare.paired(end[name], end["random"])
@@ -209,7 +209,7 @@ released = ensemble.run(
     stream, {"as released": (continual_backprop(sizes, as_released=True),
                              {"step_size": step_size, "replacement_rate": 1e-3})},
     seeds, part_steps, part_steps // 20, folder=checkpoints / "released")
-there = compare.stretch(released, "squared_error", ["learner"], 0.4, 1)["as released"]
+there = compare.window_mean(released, "squared_error", ["learner"], 0.4, 1)["as released"]
 difference, low, high = compare.paired(there, end["contribution"])
 print(f"as released - as published: squared error {difference:+.3f} in the last 60 % "
       f"(95 % interval {low:+.3f} to {high:+.3f}, {runs} pairs)")
@@ -231,9 +231,9 @@ record["curve"] = [
     for rate, size in zip(record.replacement_rate, record.step_size)]
 record = record.sort_values(["replacement_rate", "step_size", "seed", "task"])
 ten = 10 / record.task.max()
-mnist = compare.table(compare.stretch(record, "accuracy", ["curve"], 1 - ten, 1), "last 10 tasks")
+mnist = compare.table(compare.window_mean(record, "accuracy", ["curve"], 1 - ten, 1), "last 10 tasks")
 mnist.insert(0, "first 10 tasks",
-             compare.stretch(record, "accuracy", ["curve"], 0, ten).groupby("curve").mean())
+             compare.window_mean(record, "accuracy", ["curve"], 0, ten).groupby("curve").mean())
 ax = plots.curves(record, "accuracy", "curve", x="task", xlabel="task (number)")
 ax.set_title(f"Recorded: permuted MNIST, {record.seed.nunique()} runs, 95 % interval")
 ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
@@ -244,7 +244,7 @@ plots.show(ax.figure, "mnist", out=out, alt=(
 mnist.round(3)
 
 # %%
-late = compare.stretch(record, "accuracy", ["replacement_rate", "step_size"], 1 - ten, 1)
+late = compare.window_mean(record, "accuracy", ["replacement_rate", "step_size"], 1 - ten, 1)
 means = late.groupby(["replacement_rate", "step_size"]).mean()
 best_bp = means[0.0].idxmax()
 best_cbp = means[means.index.get_level_values(0) > 0].idxmax()

@@ -125,7 +125,7 @@ provenance.save_table(results, out, "cart_pole")
 # life.
 
 # %%
-late = compare.stretch(results, "return", ["learner", "step_size"], 0.8, 1)
+late = compare.window_mean(results, "return", ["learner", "step_size"], 0.8, 1, "episodes")
 means = late.groupby(["learner", "step_size"]).mean()
 best = {name: means[name].idxmax() for name in variants}
 end = pd.concat({name: late[name, size] for name, size in best.items()}, names=["learner"])

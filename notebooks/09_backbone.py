@@ -59,7 +59,8 @@ plots.style()
 seeds = range(seed, seed + runs)
 checkpoints = Path(out) / "checkpoints"
 regression = SlowlyChangingRegression()
-pictures, labels = datasets.digits() if images == "digits" else datasets.mnist()
+pictures, labels, images = ((*datasets.digits(), "digits") if images == "digits"
+                           else datasets.idx_images())  # called what they are
 permuted = PermutedImages(pictures, labels, task_length, f"permuted {images}")
 
 # %% [markdown]

@@ -144,7 +144,7 @@ def sweep(stream, steps, values, folder):
 
 def best(frame):
     """Error over the last third at each rule's best value: Series by learner and seed."""
-    end = compare.stretch(frame, "squared_error", ["learner", "value"], 2 / 3, 1)
+    end = compare.window_mean(frame, "squared_error", ["learner", "value"], 2 / 3, 1)
     means = end.groupby(["learner", "value"]).mean()
     chosen = {name: means[name].idxmin() for name in means.index.unique("learner")}
     return pd.concat({name: end[name, value] for name, value in chosen.items()},
@@ -204,11 +204,11 @@ alphas = pd.concat([at_best.assign(curve=at_best.learner + f", {group}", group=g
                                    alpha=at_best[columns].mean(axis=1))
                     for group, columns in groups.items()], ignore_index=True)
 alphas = alphas.sort_values(["learner", "group"], ascending=[True, False], kind="stable")
-ax = plots.curves(alphas, "alpha", "curve")
-ax.set(ylabel="step size (mean over weights)", yscale="log",
+ax = plots.curves(alphas, "alpha", "curve", log=True)
+ax.set(ylabel="step size (mean over weights)",
        title=f"Learned step sizes, {runs} runs, 95 % interval")
 ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-last = compare.stretch(alphas, "alpha", ["curve"], 2 / 3, 1)
+last = compare.window_mean(alphas, "alpha", ["curve"], 2 / 3, 1)
 found = compare.table(last, "step size, last third")
 plots.show(ax.figure, "step_sizes", out=out, alt=(
     "Learned step sizes against examples; over the last third of the run: "
@@ -332,7 +332,7 @@ ax = plots.curves(nets, "squared_error", "learner")
 ax.set_ylim(bottom=0)
 ax.legend(title=None, fontsize=9)
 ax.set_title(f"Slowly-changing regression, {net_runs} runs, 95 % interval")
-half = compare.stretch(nets, "squared_error", ["learner"], 0.5, 1)
+half = compare.window_mean(nets, "squared_error", ["learner"], 0.5, 1)
 end = compare.table(half, "squared error, second half")
 for name in ("backprop", "continual"):
     difference, low, high = compare.paired(half[f"{name}, learned"], half[name])

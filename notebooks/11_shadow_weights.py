@@ -249,11 +249,11 @@ table["guard"] = table.newcomer_step_size.map(lambda a: "guarded" if a < 0.02 el
 provenance.save_table(table, out, "ablation")
 
 # %%
-mean = compare.stretch(table, "squared_error", ["guard", "parts"], 0, 1)
+mean = compare.window_mean(table, "squared_error", ["guard", "parts"], 0, 1)
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
 for ax, (guard, part) in zip(axes, table.groupby("guard", sort=False)):
-    plots.curves(part, "squared_error", "parts", ax=ax)
-    ax.set(title=f"{guard} boundary", yscale="log", ylim=(1e-5, 2))
+    plots.curves(part, "squared_error", "parts", ax=ax, log=True)
+    ax.set(title=f"{guard} boundary", ylim=(1e-5, 2))
     ax.legend(title=None, fontsize=8)
 means = mean.groupby(["guard", "parts"]).mean()
 plots.show(figure, "ablation", out=out, alt=(

@@ -191,10 +191,10 @@ results = ensemble.run(
              "dynamic": (learner, {})},
     seeds, steps, steps // bins, folder=Path(out) / "checkpoints")
 provenance.save_table(results, out, "comparison")
-last = compare.stretch(results, "squared_error", ["learner"], 0.5, 1)
+last = compare.window_mean(results, "squared_error", ["learner"], 0.5, 1)
 table = compare.table(last, "squared error, second half")
-ax = plots.curves(results, "squared_error", "learner")
-ax.set(yscale="log", ylim=(1e-4, 2),
+ax = plots.curves(results, "squared_error", "learner", log=True)
+ax.set(ylim=(1e-4, 2),
        title=f"Slowly-changing regression, {units} hidden units, {runs} runs, 95 % interval")
 ax.legend(title=None)
 plots.show(ax.figure, "comparison", out=out, alt=(

@@ -163,7 +163,7 @@ results = ensemble.run(
 # %%
 rival = results.learner == "continual backprop"
 results.loc[rival & (results.replacement_rate == 0), "learner"] = "backprop"
-late = compare.stretch(results[rival], "squared_error",
+late = compare.window_mean(results[rival], "squared_error",
                        ["learner", "step_size", "replacement_rate"], 0.5, 1)
 best = late.groupby(["learner", "step_size", "replacement_rate"]).mean()
 best = [best[name].idxmin() for name in ("backprop", "continual backprop")]
@@ -176,7 +176,7 @@ print("chosen (step size, replacement rate):", *(tuple(map(float, b)) for b in b
 ax = plots.curves(chosen, "squared_error", "learner")
 ax.set(title=f"Slowly-changing regression, {units} units, {runs} runs, 95 % interval", ylim=(0, 1.6))
 ax.legend(title=None, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-half = compare.stretch(chosen, "squared_error", ["learner"], 0.5, 1)
+half = compare.window_mean(chosen, "squared_error", ["learner"], 0.5, 1)
 table = compare.table(half, "squared error").reindex(list(dict.fromkeys(chosen.learner)))
 plots.show(ax.figure, "levels", out=out, alt=(
     "Squared error against examples. Mean over the second half: "

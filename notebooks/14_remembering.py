@@ -58,8 +58,8 @@ from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.learning import cross_entropy
-from dyndl_lite.problems import datasets, recurring
-from dyndl_lite.problems.recurring import RecurringContexts, remembered, ReturningImages
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
 
 plots.style()
 seeds = range(seed, seed + runs)
@@ -132,7 +132,7 @@ results = named(ensemble.run(stream, learners, seeds, cycles * contexts * visit,
 
 # %%
 by = ["who", "size"]
-means = remembered(results, "squared_error", by, contexts, visit)
+means = compare.remembered(results, "squared_error", by, contexts, visit)
 provenance.save_table(means.reset_index(), out, "contexts")
 table = means.groupby(by, sort=False).mean()
 best = table.loc[table.visit.groupby("who", sort=False).idxmin()]
@@ -238,7 +238,7 @@ digits = named(ensemble.run(images, learners, seeds, image_cycles * permutations
 digits["error"] = 1 - digits.accuracy
 
 # %%
-image_means = remembered(digits, "error", by, permutations, image_visit)
+image_means = compare.remembered(digits, "error", by, permutations, image_visit)
 provenance.save_table(image_means.reset_index(), out, "images")
 image_table = image_means.groupby(by, sort=False).mean()
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))

@@ -7,11 +7,11 @@ from reference_convolution import Textbook
 from reference_torch import driven
 from test_learners import double, one_line
 
+from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import conv_backprop
 from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.algorithms.optimisers import adam, momentum
 from dyndl_lite.algorithms.task_resets import renewed
-from dyndl_lite import keyed_random as random
 from dyndl_lite.bench import supervised
 from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
 from dyndl_lite.experiment import drivers, ensemble

@@ -62,30 +62,31 @@ def test_digits_are_there_without_a_network():
 @pytest.mark.parametrize("part", ["train", "t10k"])
 def test_idx_files_are_read_back(tmp_path, part, packed):
     write(tmp_path, part=part, packed=packed)
-    images, labels = datasets.mnist(part, tmp_path)
+    images, labels, name = datasets.idx_images(part, tmp_path)
     assert images.shape == (20, 784) and images.dtype == torch.float32
     np.testing.assert_allclose(images.numpy() * 255, IMAGES.reshape(20, 784), atol=1e-3)
     assert labels.dtype == torch.int64 and labels.tolist() == LABELS.tolist()
+    assert name.startswith("IDX images ")  # nobody knows them
 
 
 def test_the_folder_is_found_in_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("DYNDL_DATA", str(write(tmp_path)))
-    assert datasets.mnist("t10k")[0].shape == (20, 784)
+    assert datasets.idx_images("t10k").images.shape == (20, 784)
     other = tmp_path / "other"
     other.mkdir()
-    assert len(datasets.mnist("t10k", write(other, IMAGES[:5], LABELS[:5]))[0]) == 5
+    assert len(datasets.idx_images("t10k", write(other, IMAGES[:5], LABELS[:5]))[0]) == 5
 
 
 def test_an_unknown_part_is_refused():
-    assert "'test'" in complaint(lambda: datasets.mnist("test"))
+    assert "'test'" in complaint(lambda: datasets.idx_images("test"))
 
 
 @pytest.mark.parametrize("missing", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 def test_a_missing_file_is_named_with_how_to_get_it(tmp_path, missing):
     (write(tmp_path) / missing).unlink()
-    message = complaint(lambda: datasets.mnist("t10k", tmp_path))
+    message = complaint(lambda: datasets.idx_images("t10k", tmp_path))
     assert str(tmp_path / missing) in message and "DYNDL_DATA" in message
-    assert "missing" in complaint(lambda: datasets.mnist("t10k", tmp_path / "nowhere"))
+    assert "missing" in complaint(lambda: datasets.idx_images("t10k", tmp_path / "nowhere"))
 
 
 DAMAGE = {
@@ -108,8 +109,8 @@ def test_a_damaged_file_is_named(tmp_path, damage, packed):
     path = tmp_path / f"t10k-images-idx3-ubyte{'.gz' if packed else ''}"
     raw = DAMAGE[damage](idx(IMAGES))
     path.write_bytes(gzip.compress(raw) if packed else raw)
-    message = complaint(lambda: datasets.mnist("t10k", tmp_path))
-    assert str(path) in message or (damage == "of no images" and "MNIST t10k" in message)
+    message = complaint(lambda: datasets.idx_images("t10k", tmp_path))
+    assert str(path) in message or (damage == "of no images" and "t10k" in message)
 
 
 @pytest.mark.parametrize("damage", [
@@ -122,7 +123,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     write(tmp_path, packed=True)
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
-    assert str(path) in complaint(lambda: datasets.mnist("t10k", tmp_path))
+    assert str(path) in complaint(lambda: datasets.idx_images("t10k", tmp_path))
 
 
 @pytest.mark.parametrize("images, labels", [
@@ -130,8 +131,49 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
 ], ids=["counts", "size", "label 10"])
 def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path, images, labels):
     write(tmp_path, images, labels)
-    message = complaint(lambda: datasets.mnist("t10k", tmp_path))
-    assert "MNIST t10k" in message and "belong together" in message
+    message = complaint(lambda: datasets.idx_images("t10k", tmp_path))
+    assert "t10k" in message and "belong together" in message
+
+
+# Names ------------------------------------------------------------------------------------------
+
+def checksums(images, labels):
+    """Give the SHA-256 of the unpacked IDX files."""
+    return tuple(hashlib.sha256(idx(array)).hexdigest() for array in (images, labels))
+
+
+@pytest.mark.parametrize("name", ["MNIST", "Fashion-MNIST"])
+def test_a_data_set_is_called_what_its_checksums_say(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(datasets, "KNOWN", {checksums(IMAGES, LABELS): name})
+    assert datasets.idx_images("t10k", write(tmp_path)).name == name
+    if name == "MNIST":
+        assert len(datasets.mnist("t10k", tmp_path)[0]) == 20
+    else:
+        assert "holds Fashion-MNIST, not MNIST" in complaint(lambda: datasets.mnist("t10k", tmp_path))
+    spoilt = IMAGES.copy()
+    spoilt[3, 4, 5] ^= 1
+    write(tmp_path, spoilt)
+    images, labels = checksums(spoilt, LABELS)
+    assert datasets.idx_images("t10k", tmp_path).name == f"IDX images {images[:8]}-{labels[:8]}"
+    assert "not MNIST" in complaint(lambda: datasets.mnist("t10k", tmp_path))
+
+
+def test_each_known_data_set_has_a_training_and_a_test_part():
+    assert sorted(datasets.KNOWN.values()) == ["Fashion-MNIST"] * 2 + ["MNIST"] * 2
+    assert len({one for both in datasets.KNOWN for one in both}) == 8
+    assert all(len(one) == 64 for both in datasets.KNOWN for one in both)
+
+
+@pytest.mark.parametrize("named", ["relative", "home"])
+def test_a_folder_may_be_relative_or_in_the_home(tmp_path, monkeypatch, named):
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "images")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DYNDL_DATA", "images" if named == "relative" else "~/images")
+    assert len(datasets.idx_images("t10k").images) == 20
+    message = complaint(lambda: datasets.idx_images("train"))
+    assert str(tmp_path / "images/train-images-idx3-ubyte") in message  # absolute
 
 
 # OpenML -----------------------------------------------------------------------------------------
@@ -165,15 +207,14 @@ def test_without_openml_one_line_says_what_to_do(monkeypatch, error):
     assert (str(error).split("\n")[0] or type(error).__name__) in message
 
 
-def test_a_download_is_checked_against_the_known_checksum(monkeypatch):
+def test_a_download_is_checked_against_the_known_checksums(monkeypatch):
     answer = openml()
     offer(monkeypatch, answer)
-    assert datasets.MNIST_TEST_SHA256 in complaint(datasets.mnist)
+    assert "expected MNIST's 70000" in complaint(datasets.mnist)
 
-    test_images = answer.data[60_000:].astype(np.uint8).tobytes()
-    test_labels = (np.arange(60_000, 70_000) % 10).astype(np.uint8).tobytes()
-    monkeypatch.setattr(datasets, "MNIST_TEST_SHA256",
-                        hashlib.sha256(test_images + test_labels).hexdigest())
+    test_images = answer.data[60_000:].astype(np.uint8).reshape(-1, 28, 28)
+    test_labels = (np.arange(60_000, 70_000) % 10).astype(np.uint8)
+    monkeypatch.setattr(datasets, "KNOWN", {checksums(test_images, test_labels): "MNIST"})
     images, labels = datasets.mnist("train")
     assert images.shape == (60_000, 784) and labels.tolist()[:12] == [*range(10), 0, 1]
     images, labels = datasets.mnist("t10k")

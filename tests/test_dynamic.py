@@ -14,7 +14,7 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.dynamic import backbone, credit, network, population, shadow
 from dyndl_lite.experiment import drivers, ensemble
-from dyndl_lite.experiment.compare import stretch
+from dyndl_lite.experiment.compare import window_mean
 from dyndl_lite.learning import cross_entropy, squared_error
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
@@ -645,7 +645,7 @@ def test_it_learns_what_backprop_with_as_many_units_does_not():
                 "backprop": (backprop((20, 20, 1)), {"step_size": 0.01})}
     frame = ensemble.run(SlowlyChangingRegression(), learners, range(5), 20_000, 1_000,
                          device="cpu", chunk=500)  # compiled above already
-    error = stretch(frame, "squared_error", ["learner"], 0.5, 1.0)
+    error = window_mean(frame, "squared_error", ["learner"], 0.5, 1.0)
     ours, theirs = error["dynamic"], error["backprop"]
     assert ours.mean() < 0.5 * theirs.mean(), (ours.mean(), theirs.mean())
 

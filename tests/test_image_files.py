@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_datasets import complaint
 
-from dyndl_lite.problems import image_files
+from dyndl_lite.problems import datasets
+from dyndl_lite.problems.datasets import Cifar100, CIFAR_100, ImageNet32
 from dyndl_lite.problems.image_classes import ClassPairs
-from dyndl_lite.problems.image_files import Cifar100, CIFAR_100, ImageNet32
 
 RNG = np.random.default_rng(0)
 
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 def no_folder(monkeypatch):
     """Whoever runs the tests may have the data: look away, and forget."""
     monkeypatch.delenv("DYNDL_DATA", raising=False)
-    image_files._npy.cache_clear()
+    datasets._npy.cache_clear()
 
 
 def write_classes(folder, count=3, images=8):
@@ -41,7 +41,7 @@ def test_classes_are_read_back_and_make_tasks(tmp_path, monkeypatch):
         np.testing.assert_array_equal(collection.of(k), pictures[k])
     stream = ClassPairs(collection, train=6, held_back=2, minibatch=4, epochs=1)
     X, Y = stream.examples(torch.tensor([0, 1]), 0, 3)
-    assert X.shape == (3, 2, 4, 3, 32, 32) and "ImageNet" in stream.name
+    assert X.shape == (3, 2, 4, 3, 32, 32) and tmp_path.name in stream.name
     monkeypatch.setenv("DYNDL_DATA", str(tmp_path))
     assert ImageNet32(images=8).classes == 3
     assert "folder" in repr(stream)
@@ -99,7 +99,7 @@ def test_checksums_beside_the_classes_are_kept_to(tmp_path):
             for k in range(3)]
     (tmp_path / "SHA256SUMS").write_text("\n".join(sums) + "\n")
     assert len(ImageNet32(tmp_path, 8).of(1)) == 8
-    image_files._npy.cache_clear()
+    datasets._npy.cache_clear()
     raw = bytearray((tmp_path / "1.npy").read_bytes())
     raw[-1] ^= 1
     (tmp_path / "1.npy").write_bytes(raw)
@@ -130,7 +130,7 @@ def archive(folder, monkeypatch, spoil=None, known=True):
             member.size = len(raw)
             tar.addfile(member, io.BytesIO(raw))
     if known:
-        monkeypatch.setattr(image_files, "CIFAR_100_SHA256",
+        monkeypatch.setattr(datasets, "CIFAR_100_SHA256",
                             hashlib.sha256(path.read_bytes()).hexdigest())
     return kept
 
@@ -156,7 +156,7 @@ def test_cifar_without_a_folder_or_an_archive(tmp_path):
 def test_an_archive_with_another_checksum_is_refused(tmp_path, monkeypatch):
     (tmp_path / CIFAR_100).write_bytes(b"truncated")
     message = complaint(lambda: Cifar100(tmp_path))
-    assert str(tmp_path / CIFAR_100) in message and image_files.CIFAR_100_SHA256 in message
+    assert str(tmp_path / CIFAR_100) in message and datasets.CIFAR_100_SHA256 in message
 
 
 SPOILT = {

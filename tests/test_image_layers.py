@@ -8,8 +8,8 @@ from test_convolution import LINEAR, live, minibatches, SEED, TINY
 from test_learners import double, one_line
 from torch.nn import functional as F
 
-from dyndl_lite.algorithms.backprop import conv_backprop
 from dyndl_lite.algorithms import layers
+from dyndl_lite.algorithms.backprop import conv_backprop
 from dyndl_lite.algorithms.layers import conv_backprop_with, held_back_probe, IMAGE_KINDS
 from dyndl_lite.algorithms.optimisers import l2_init, momentum, upgd
 from dyndl_lite.algorithms.regularisers import weight_clipping

@@ -6,7 +6,7 @@ from test_learners import one_line
 
 from dyndl_lite.problems import fractals
 from dyndl_lite.problems.fractals import Fractals
-from dyndl_lite.problems.image_classes import ClassPairs, GrowingClasses, HalfThenAll
+from dyndl_lite.problems.image_classes import ClassIncremental, ClassPairs, WarmStart
 from dyndl_lite.problems.stream import check as check_examples
 
 COLLECTION = Fractals(10, classes=7, images=12)
@@ -36,9 +36,9 @@ def test_a_class_is_a_function_of_the_seed_alone():
 def test_pictures_of_a_class_vary_and_resemble_each_other():
     points = []
     for k in (0, 1):
-        u = 2 * fractals.draws.uniform(torch.tensor(0), fractals.draws.FRACTAL, k,
+        u = 2 * fractals.random.uniform(torch.tensor(0), fractals.random.FRACTAL, k,
                                        torch.arange(18)) - 1
-        v = 2 * fractals.draws.uniform(torch.tensor(0), fractals.draws.VARIATION, k,
+        v = 2 * fractals.random.uniform(torch.tensor(0), fractals.random.VARIATION, k,
                                        torch.arange(6)[:, None], torch.arange(18)) - 1
         points.append(fractals.attractor(*fractals.affine_maps((u + 0.1 * v).reshape(6, 3, 6))))
     assert points[0].shape == (6, 729, 2)
@@ -64,9 +64,9 @@ def test_density_counts_what_is_inside():
 # Tasks ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("stream", [
-    pairs(), HalfThenAll(COLLECTION, 8, 4, 4, 3, together=3),
-    GrowingClasses(COLLECTION, 8, 4, 4, 1, together=2, tasks=3),
-    GrowingClasses(COLLECTION, 8, 4, 4, 1, together=2, tasks=3, augmented=True)],
+    pairs(), WarmStart(COLLECTION, 8, 4, 4, 3, together=3),
+    ClassIncremental(COLLECTION, 8, 4, 4, 1, together=2, tasks=3),
+    ClassIncremental(COLLECTION, 8, 4, 4, 1, together=2, tasks=3, augmented=True)],
     ids=["pairs", "half, then all", "growing", "augmented"])
 def test_examples_do_not_depend_on_company_or_pieces(stream):
     seeds, length = torch.tensor([4, 9]), 2 * stream.task_length
@@ -119,7 +119,7 @@ def test_all_classes_come_before_any_comes_again():
 
 
 def test_half_then_all():
-    stream = HalfThenAll(COLLECTION, 8, 4, 4, 3, together=3)
+    stream = WarmStart(COLLECTION, 8, 4, 4, 3, together=3)
     seeds = torch.tensor([4])
     assert stream.outputs == 3 and stream.task_length == 18
     torch.testing.assert_close(stream.classes(seeds, 0), stream.classes(seeds, 1))
@@ -130,7 +130,7 @@ def test_half_then_all():
 
 
 def test_growing_classes():
-    stream = GrowingClasses(COLLECTION, 8, 4, 4, 1, together=2, tasks=3)
+    stream = ClassIncremental(COLLECTION, 8, 4, 4, 1, together=2, tasks=3)
     assert stream.task_length == 4 and stream.steps == 24 and stream.outputs == 6
     assert [stream.task(t) for t in (0, 3, 4, 11, 12, 23)] == [
         (0, 0), (0, 0), (1, 4), (1, 4), (2, 12), (2, 12)]
@@ -148,8 +148,8 @@ def test_growing_classes():
 def test_augmented_images_are_mirrored_and_shifted_and_reflected_at_the_border():
     values = {"train": 8, "held_back": 4, "minibatch": 4, "epochs": 6, "together": 2, "tasks": 1}
     collection, seeds = Fractals(16, images=12), torch.tensor([4, 9])
-    X, Y = GrowingClasses(collection, **values).examples(seeds, 0, 24)
-    changed, labels = GrowingClasses(collection, **values, augmented=True).examples(seeds, 0, 24)
+    X, Y = ClassIncremental(collection, **values).examples(seeds, 0, 24)
+    changed, labels = ClassIncremental(collection, **values, augmented=True).examples(seeds, 0, 24)
     torch.testing.assert_close(labels, Y)
     found = []
     for old, new in zip(X.flatten(0, 2), changed.flatten(0, 2), strict=True):

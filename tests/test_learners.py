@@ -8,11 +8,16 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.continual_backprop import AS_IN_NATURE, AS_RELEASED, update_utility
-from dyndl_lite.algorithms.replace_units import reinitialise
 from dyndl_lite.algorithms.backprop import backprop
-from dyndl_lite.algorithms.continual_backprop import continual_backprop, UTILITIES
+from dyndl_lite.algorithms.continual_backprop import (
+    AS_IN_NATURE,
+    AS_RELEASED,
+    continual_backprop,
+    update_utility,
+    UTILITIES,
+)
 from dyndl_lite.algorithms.optimisers import adam, momentum
+from dyndl_lite.algorithms.replace_units import reinitialise
 from dyndl_lite.experiment import ensemble
 from dyndl_lite.learning import cross_entropy, sgd, squared_error
 from dyndl_lite.models import mlp

@@ -49,7 +49,9 @@ def test_rows_of_navigation(tmp_path, monkeypatch):
     ends = seen[0][seen[0].step.isin([steps // 2, steps])]  # the last third of both tasks
     for seed in range(2):
         value = rows[(rows.seed == seed) & (rows.metric == "return")].value
-        np.testing.assert_allclose(value, ends[ends.seed == seed]["return"].mean(), rtol=1e-6)
+        mine = ends[ends.seed == seed]
+        expected = np.average(mine["return"], weights=mine.episodes)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
         first = rows[(rows.seed == seed) & (rows.metric == "return_first_task")].value
         np.testing.assert_allclose(first, ends[ends.seed == seed]["return"].iloc[0], rtol=1e-6)
     assert set(rows[rows.metric.isin(record_rl.INSIDE)].seed) == {0}
@@ -57,7 +59,7 @@ def test_rows_of_navigation(tmp_path, monkeypatch):
 
 def test_the_best_of_each_learner_goes_on_and_is_looked_into(monkeypatch):
     def navigate(part, seeds, chosen=lambda key: True):
-        return pd.DataFrame([("navigation", who, f"rate={rate}", seed, step, metric, value)
+        return pd.DataFrame([("navigation", who, f"rate={rate}", seed, step, metric, value, "report")
                              for who, rate, value in [("a", 1, 0.1), ("a", 2, 0.3), ("b", 1, 0.2)]
                              if chosen(("navigation", who, f"rate={rate}")) for seed in seeds
                              for step in (100, 200) for metric in ("return", record_rl.INSIDE[0])],
@@ -67,5 +69,8 @@ def test_the_best_of_each_learner_goes_on_and_is_looked_into(monkeypatch):
     first, last = record_rl.record_navigation("redo")
     seeds = last[last.metric == "return"].groupby(["learner", "setting"]).seed.nunique().to_dict()
     assert seeds == {("a", "rate=1"): 10, ("a", "rate=2"): 30, ("b", "rate=1"): 30}
+    reported = last[last.use == "report"]
+    assert {who: set(mine.seed) for who, mine in reported.groupby("learner")} == {
+        "a": set(range(10, 30)), "b": set(range(30))}  # b has no choice
     inside = first[first.metric != "return"]
     assert set(zip(inside.learner, inside.setting)) == {("a", "rate=2"), ("b", "rate=1")}

@@ -6,9 +6,10 @@ import reference
 import torch
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.experiment import compare
 from dyndl_lite.problems.datasets import digits
 from dyndl_lite.problems.images import PermutedImages
-from dyndl_lite.problems.recurring import RecurringContexts, remembered, ReturningImages
+from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SEEDS = torch.tensor([0, 1, 7])
@@ -92,9 +93,9 @@ def test_what_is_remembered_is_measured_where_it_says():
     within, cycle = (step - 1) % 3_000 // 100, (step - 1) // 6_000
     frame = pd.DataFrame({"learner": "it", "seed": 4, "step": step,
                           "error": 1_000.0 * cycle + within})
-    found = remembered(frame, "error", ["learner"], cycle=2, visit=3_000, cycles=1)
+    found = compare.remembered(frame, "error", ["learner"], cycle=2, visit=3_000, cycles=1)
     assert found.index.tolist() == [("it", 4)]
     assert found.iloc[0].to_dict() == {"visit": 2_014.5, "first_100": 2_000.0,
                                        "last_1000": 2_024.5, "plasticity": 14.5}
-    both = remembered(frame, "error", ["learner"], cycle=2, visit=3_000)
+    both = compare.remembered(frame, "error", ["learner"], cycle=2, visit=3_000)
     assert both.first_100.item() == 1_500.0

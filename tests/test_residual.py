@@ -8,27 +8,27 @@ from test_learners import double, one_line
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.incremental import (
     held_back_accuracy,
     incremental,
-    with_new_norms,
     residual_backprop,
     residual_continual_backprop,
+    with_new_norms,
 )
+from dyndl_lite.algorithms.replace_units import overwrite, reinitialise
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.learning import Learner
-from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.replace_units import overwrite, reinitialise
 from dyndl_lite.models.resnet import BLOCKS, forward, initialise, Layout
+from dyndl_lite.problems.datasets import Cifar100
 from dyndl_lite.problems.fractals import Fractals
-from dyndl_lite.problems.image_classes import GrowingClasses
-from dyndl_lite.problems.image_files import Cifar100
+from dyndl_lite.problems.image_classes import ClassIncremental
 
 SEED = torch.tensor(3)
 TINY = Layout(6, (3, 4), 2)
 SMALLEST = Layout(6, (4,), 1)
 BUSY = {"replacement_rate": 0.08, "utility_decay": 0.9, "maturity_threshold": 4.0}
-STREAM = GrowingClasses(Fractals(8, images=12), train=8, held_back=4, minibatch=4, epochs=2,
+STREAM = ClassIncremental(Fractals(8, images=12), train=8, held_back=4, minibatch=4, epochs=2,
                         together=2, tasks=3)
 
 
@@ -312,7 +312,7 @@ def test_step_sizes_fall_within_an_increment_and_outputs_come_into_use():
                   lambda net, hyper, x, y: ({**net, "sum": net["sum"] + 1},
                                             torch.stack([hyper["step_size"], net["layers"]["classes"]])),
                   {"step_size": 0.1}, "spy", 6)
-    stream = GrowingClasses(Fractals(8, images=12), train=10, held_back=2, minibatch=2, epochs=1,
+    stream = ClassIncremental(Fractals(8, images=12), train=10, held_back=2, minibatch=2, epochs=1,
                             together=2, tasks=3)
     for scratch, end in [(False, 60), (True, 30)]:
         learner = incremental(spy, stream, scratch)
@@ -364,7 +364,7 @@ def test_the_published_experiment_begins_on_cifar_100(tmp_path, monkeypatch):
     """The whole stream of the paper, from an archive of that form; only the network is small."""
     monkeypatch.setattr(drivers, "_compile", lambda function, options: function)
     archive(tmp_path, monkeypatch)
-    stream = GrowingClasses(Cifar100(tmp_path), train=500, held_back=100, minibatch=100, epochs=200,
+    stream = ClassIncremental(Cifar100(tmp_path), train=500, held_back=100, minibatch=100, epochs=200,
                             tasks=20, augmented=True)
     assert stream.outputs == 100 and stream.task_length == 5_000 and stream.steps == 1_050_000
     learner = incremental(residual_continual_backprop(Layout(100, (2,), 1)), stream)

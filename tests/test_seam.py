@@ -17,9 +17,8 @@ from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.learning import learner, minibatch_cross_entropy, sgd, squared_error
 from dyndl_lite.models.cnn import Layout
 from dyndl_lite.models.mlp import mlp
-from dyndl_lite.models.resnet import BLOCKS
+from dyndl_lite.models.resnet import BLOCKS, resnet
 from dyndl_lite.models.resnet import Layout as Stages
-from dyndl_lite.models.resnet import resnet
 
 OPTIMISERS = {"sgd": sgd, "momentum": momentum, "adam": adam, "upgd": upgd, "l2": l2(),
               "l2 adam": l2(adam), "l2_init": l2_init(), "l2_init momentum": l2_init(momentum),

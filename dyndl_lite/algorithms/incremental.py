@@ -14,7 +14,7 @@ from dyndl_lite.algorithms.continual_backprop import least_useful
 from dyndl_lite.algorithms.optimisers import l2, momentum
 from dyndl_lite.learning import Learner, learner, minibatch_cross_entropy, Optimiser
 from dyndl_lite.models.resnet import BLOCKS, forward, in_use, Layout, resnet
-from dyndl_lite.problems.image_classes import GrowingClasses
+from dyndl_lite.problems.image_classes import ClassIncremental
 
 #: Shares of an increment after which the step size falls to a fifth, and again (published: after
 #: 60, 120 and 160 of 200 epochs).
@@ -59,7 +59,7 @@ def with_new_norms(net: dict) -> dict:
     return {**net, "layers": {**net["layers"], "norms": {**norms, "blocks": blocks}}}
 
 
-def incremental(learner: Learner, stream: GrowingClasses, from_scratch: bool = False) -> Learner:
+def incremental(learner: Learner, stream: ClassIncremental, from_scratch: bool = False) -> Learner:
     """Let a learner of this module live through classes that are added.
 
     At each increment the step size begins at its full height and falls by `DROPS`, and the outputs of
@@ -69,7 +69,7 @@ def incremental(learner: Learner, stream: GrowingClasses, from_scratch: bool = F
     Parameters
     ----------
     learner : Learner
-    stream : GrowingClasses
+    stream : ClassIncremental
     from_scratch : bool
         Whether each increment begins with a new network.
     """

@@ -270,7 +270,7 @@ def probe(kind: str, activation: str = "relu") -> Callable:
         def activities(x):
             _, seen = forward(net["params"], x, activation, KINDS[kind], net["layers"]["layers"])
             return tuple(h for *_, h in seen)
-        return diagnostics.look(net["params"], vmap(activities)(X))
+        return diagnostics.measure(net["params"], vmap(activities)(X))
 
     return look
 
@@ -286,7 +286,7 @@ def held_back_probe(kind: str = "plain") -> Callable:
     Returns
     -------
     function of net, X [images, 3, side, side], Y [images]
-        Gives ``test_accuracy`` and what `diagnostics.look` sees in the units, where what a
+        Gives ``test_accuracy`` and what `diagnostics.measure` sees in the units, where what a
         channel does at an image is its mean over the places.
     """
 
@@ -295,6 +295,6 @@ def held_back_probe(kind: str = "plain") -> Callable:
         output, seen = vmap(lambda x: forward(net["params"], x, "relu", IMAGE_KINDS[kind], nothing))(X)
         units = [h.flatten(2).mean(2) if h.ndim > 2 else h for *_, h in seen]
         return {"test_accuracy": (output.argmax(-1) == Y).float().mean(),
-                **diagnostics.look(net["params"], units)}
+                **diagnostics.measure(net["params"], units)}
 
     return look

@@ -68,7 +68,7 @@ LAYER_DIAGNOSTICS = (dead_units, rarely_active_units, effective_rank, stable_ran
                      stable_rank_frobenius)
 
 
-def look(params: Params, activities: Sequence[Tensor]) -> dict[str, Tensor]:
+def measure(params: Params, activities: Sequence[Tensor]) -> dict[str, Tensor]:
     """Measure one network whose hidden layers were seen at work.
 
     Parameters
@@ -102,9 +102,9 @@ def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, T
 
     Returns
     -------
-    dict of scalar tensors, as `look` gives it
+    dict of scalar tensors, as `measure` gives it
     """
-    return look(params, vmap(lambda x: tuple(forward(params, x, activation)[1]))(X))
+    return measure(params, vmap(lambda x: tuple(forward(params, x, activation)[1]))(X))
 
 
 def probe(activation: str = "relu") -> Callable:

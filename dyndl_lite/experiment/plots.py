@@ -2,15 +2,18 @@
 
 import io
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dyndl_lite.experiment import compare
 from dyndl_lite.files import atomic
 
 LABELS = {
@@ -23,6 +26,8 @@ LABELS = {
     "stable_rank": "stable rank, 99 % of the sum (dimensions)",
     "stable_rank_frobenius": "stable rank, Frobenius (dimensions)",
 }
+# Lengths of dash and gap, in widths of the line: lines differ in more than their colour.
+DASHES = [(), (4, 1.5), (1, 1), (3, 1.25, 1.5, 1.25), (5, 1, 1, 1)]
 
 
 def style() -> None:
@@ -32,37 +37,56 @@ def style() -> None:
 
 
 def curves(frame: pd.DataFrame, metric: str, by: str, ax: Axes | None = None,
-           x: str = "step", xlabel: str = "examples") -> Axes:
+           x: str = "step", xlabel: str = "examples", log: bool = False) -> Axes:
     """Draw the mean over runs with its 95 % interval, one line for each value of a column.
 
     Parameters
     ----------
     frame : DataFrame
-        As `ensemble.run` gives it.
+        As `ensemble.run` gives it. Rows of one run at one place are averaged first.
     metric, by : str
         What to draw, and the column whose values get a line each (colour and line style).
     ax : Axes, optional
     x, xlabel : str
         Column and label of the horizontal axis.
+    log : bool
+        Whether the vertical axis is logarithmic. Then the band is made on its scale.
 
     Returns
     -------
     Axes
+        Where a run has no finite value the line ends, and the legend says "2 of 3 runs".
     """
     ax = ax or plt.subplots()[1]
-    order = list(dict.fromkeys(frame[by]))
-    sns.lineplot(frame, x=x, y=metric, hue=by, style=by, hue_order=order, style_order=order,
-                 errorbar=_band, estimator="mean", ax=ax)
-    ax.set(xlabel=xlabel, ylabel=LABELS.get(metric, metric))
+    names = list(dict.fromkeys(frame[by]))
+    colours = sns.color_palette(None if len(names) <= 10 else "husl", len(names))
+    for name, colour, dashes in zip(names, colours, cycle(DASHES)):
+        runs = compare.run_means(frame[frame[by] == name], metric, [x, "seed"])
+        runs = runs.fillna(np.inf).unstack("seed")  # what is not in the frame stays NaN: not missing
+        mean, low, high = band(runs, log)
+        whole = compare.complete(runs.max())
+        label = f"{name} ({whole} runs)" if isinstance(whole, str) else str(name)
+        ax.plot(mean.index, mean, color=colour, dashes=dashes, label=label)
+        ax.fill_between(mean.index, low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.set(xlabel=xlabel, ylabel=LABELS.get(metric, metric), yscale="log" if log else ax.get_yscale())
+    ax.legend(title=by)
     if x == "step":
         ax.xaxis.set_major_formatter(lambda v, _: f"{v / 1e6:g} M" if v >= 1e6 else f"{v / 1e3:g} k")
     return ax
 
 
-def _band(values: pd.Series) -> tuple[float, float]:
-    """Normal 95 % interval of a mean over runs: what the eye needs, without resampling."""
-    half = 1.96 * values.sem() if len(values) > 1 else 0.0
-    return values.mean() - half, values.mean() + half
+def band(runs: pd.DataFrame, log: bool = False) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Mean and ends of Student's 95 % interval in each row of a table with a column for each run.
+
+    On the log scale the half width is that of the mean's logarithm, half / mean (the delta
+    method): the band stays positive, around the same mean that a table shows.
+    """
+    mean, count = runs.mean(axis=1).replace(np.inf, np.nan), runs.count(axis=1)
+    half = compare.half_width(runs.where(mean.notna(), axis=0).std(axis=1), count)
+    if log:
+        factor = np.exp(half / mean)
+        return mean, mean / factor, mean * factor
+    return mean, mean - half, mean + half
 
 
 def show(figure: Figure, name: str, alt: str, out: str | Path) -> None:

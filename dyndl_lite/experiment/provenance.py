@@ -64,7 +64,8 @@ def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None
         rows.to_csv(path, index=False, float_format="%.5g")
     beside = table.with_suffix(".json")
     known = json.loads(beside.read_text()) if beside.exists() else {}
-    known[name] = {**made, "torch": torch.__version__, "processor": platform.machine()}
+    known[name] = {**made, "commit": _commit(), "torch": torch.__version__,
+                   "processor": platform.machine()}
     with atomic(beside) as path:
         path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.problems.stream import in_pieces, Stream
 
 
 @dataclass(frozen=True, eq=False)
-class ClassPairs:
+class ClassPairs(Stream):
     """Continual ImageNet (Dohare et al. 2024): two new classes at a time, one task after another.
 
     The classes come in a random order, a new one whenever all have been seen, so tasks are as
@@ -24,7 +25,7 @@ class ClassPairs:
     Parameters
     ----------
     collection
-        Classes of images: `fractals.Fractals`, or a folder's (`image_files`). It has ``side``,
+        Classes of images: `fractals.Fractals`, or a folder's (`datasets`). It has ``side``,
         ``classes``, ``name`` and ``of(k)``, uint8 [images, 3, side, side].
     train, held_back : int
         Images of each class to learn from, and to test on.
@@ -112,19 +113,18 @@ class ClassPairs:
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Give X [count, runs, *shape], from -1 to 1, and labels [count, runs, minibatch]."""
         run = torch.arange(len(seeds), device=seeds.device)[:, None, None]
-        X, Y, t, stop = [], [], start, start + count
-        while t < stop:  # one stretch within one epoch at a time
+
+        def piece(t, most):  # within one epoch
             task, began = self.task(t)
             images, labels = _training(self, tuple(seeds.tolist()), task)
             epoch, first = divmod(t - began, images.shape[1] // self.minibatch)
             order = _order(tuple(seeds.tolist()), self.device, images.shape[1], task, epoch)
             order = order.unflatten(1, (-1, self.minibatch))
-            length = min(stop - t, order.shape[1] - first)
+            length = min(most, order.shape[1] - first)
             chosen = order[:, first:first + length]
-            X.append(_scaled(images[run, chosen]).transpose(0, 1))
-            Y.append(labels[chosen].transpose(0, 1))
-            t += length
-        return torch.cat(X), torch.cat(Y)
+            return _scaled(images[run, chosen]).transpose(0, 1), labels[chosen].transpose(0, 1)
+
+        return in_pieces(piece, start, count)
 
     def test(self, seeds: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Give the held-back images of the task that is over at time t.
@@ -142,7 +142,7 @@ class ClassPairs:
 
 
 @dataclass(frozen=True, eq=False)
-class HalfThenAll(ClassPairs):
+class WarmStart(ClassPairs):
     """Warm-starting (Ash and Adams 2020): first half of the images of some classes, then all.
 
     Both tasks have the same classes and as many minibatches; nothing in the net is reset.
@@ -165,7 +165,7 @@ class HalfThenAll(ClassPairs):
 
 
 @dataclass(frozen=True, eq=False)
-class GrowingClasses(ClassPairs):
+class ClassIncremental(ClassPairs):
     """Class-incremental learning (Dohare et al. 2024): some more classes at each task, none go.
 
     A task has all classes so far and as many epochs as every other, so it gets longer.

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.problems.stream import in_pieces, Stream
 
 
 @dataclass(frozen=True, eq=False)
-class PermutedImages:
+class PermutedImages(Stream):
     """Online permuted images (permuted MNIST: Goodfellow 2013; Dohare et al. 2024).
 
     A task is one random order of the pixels, the same for all its images; the images of a
@@ -63,18 +64,17 @@ class PermutedImages:
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Give X [count, runs, pixels] and labels Y [count, runs] from time `start` on."""
-        X, Y, t, stop = [], [], start, start + count
-        while t < stop:  # one stretch within one pass of one task at a time
+        def piece(t, most):  # within one pass of one task
             task, within = divmod(t, self.task_length)
             a_pass, first = divmod(within, len(self.images))
-            length = min(stop - t, self.task_length - within, len(self.images) - first)
+            length = min(most, self.task_length - within, len(self.images) - first)
             pixels, order = _task(tuple(seeds.tolist()), seeds.device, self.inputs,
                                   len(self.images), self.permutation(task), task, a_pass)
             chosen = order[:, first:first + length]
-            X.append(self.images[chosen[:, :, None], pixels[:, None, :]].transpose(0, 1))
-            Y.append(self.labels[chosen].T)
-            t += length
-        return torch.cat(X), torch.cat(Y)
+            return (self.images[chosen[:, :, None], pixels[:, None, :]].transpose(0, 1),
+                    self.labels[chosen].T)
+
+        return in_pieces(piece, start, count)
 
 
 @lru_cache(maxsize=4)

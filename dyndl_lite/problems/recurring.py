@@ -7,7 +7,6 @@ over whole visits in the first cycle how fast a new task is learned (plasticity)
 
 from dataclasses import dataclass
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -62,35 +61,3 @@ class ReturningImages(PermutedImages):
     def permutation(self, task: int) -> int:
         """Give the number of a task's order of the pixels."""
         return task % self.permutations
-
-
-def remembered(frame: pd.DataFrame, metric: str, by: list[str], cycle: int, visit: int,
-               cycles: int = 2) -> pd.DataFrame:
-    """Measure retention and plasticity of runs whose tasks return.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        As `ensemble.run` gives it, with bins of 100 examples.
-    metric : str
-        squared_error or accuracy.
-    by : list of str
-        Columns that tell learners and settings apart.
-    cycle, visit : int
-        Visits a cycle, and examples a visit.
-    cycles : int
-        How many of the last cycles count.
-
-    Returns
-    -------
-    DataFrame indexed by `by` and seed
-        Means of the metric. Over the last cycles: ``visit``, ``first_100`` (retention) and
-        ``last_1000`` of each visit; over the first cycle: ``plasticity``.
-    """
-    within = (frame.step - 1) % visit
-    last = frame.step > frame.step.max() - cycles * cycle * visit
-    parts = {"visit": last, "first_100": last & (within < 100),
-             "last_1000": last & (within >= visit - 1_000),
-             "plasticity": frame.step <= cycle * visit}
-    return pd.DataFrame({name: frame[part].groupby([*by, "seed"])[metric].mean()
-                         for name, part in parts.items()})

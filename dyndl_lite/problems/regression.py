@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.problems.stream import in_pieces, Stream
 
 
 @dataclass(frozen=True)
-class SlowlyChangingRegression:
+class SlowlyChangingRegression(Stream):
     """Slowly-changing regression (Dohare et al. 2021, section 2.1; 2024, Methods).
 
     Inputs are 20 bits: 15 slow ones, of which one flips every `flip_period` examples, and
@@ -52,10 +53,6 @@ class SlowlyChangingRegression:
         """Number of inputs (the learner adds its own bias)."""
         return self.bits
 
-    def to(self, device) -> "SlowlyChangingRegression":
-        """Give the stream on a device: it holds no data, so itself."""
-        return self
-
     def slow(self, seeds: Tensor, periods: Tensor) -> Tensor:
         """Give the slow bits [periods, runs, slow_bits] (0 or 1) of some flip periods."""
         where = torch.arange(self.slow_bits, device=seeds.device)
@@ -90,18 +87,18 @@ class SlowlyChangingRegression:
         are worked out once and then looked up.
         """
         fast_bits, run = self.bits - self.slow_bits, torch.arange(len(seeds), device=seeds.device)
-        X, Y, t, stop = [], [], start, start + count
-        while t < stop:  # one stretch within one flip period at a time
+
+        def piece(t, most):  # within one flip period
             period, within = divmod(t, self.flip_period)
-            length = min(stop - t, self.flip_period - within)
+            length = min(most, self.flip_period - within)
             inputs, targets = _lookup(self, tuple(seeds.tolist()), seeds.device, period)
             time = torch.arange(t, t + length, device=seeds.device)[:, None]
             row = random.bits(seeds, random.FAST_BITS, time) >> (32 - fast_bits)
             where = (run * 2**fast_bits + row).flatten()
-            X.append(inputs.index_select(0, where).reshape(length, len(seeds), -1))
-            Y.append(targets.index_select(0, where).reshape(length, len(seeds), -1))
-            t += length
-        return torch.cat(X), torch.cat(Y)
+            return [table.index_select(0, where).reshape(length, len(seeds), -1)
+                    for table in (inputs, targets)]
+
+        return in_pieces(piece, start, count)
 
 
 @lru_cache(maxsize=4)

@@ -1,5 +1,6 @@
-"""What a problem is: an endless stream of examples, a pure function of seed and time."""
+"""What a problem is, and which examples no learner should see."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -18,10 +19,21 @@ class Stream(Protocol):
     outputs: int
 
     def to(self, device: torch.device) -> "Stream":
-        """Give the same stream on a device."""
+        """Give the same stream on a device: itself, unless it holds data."""
+        return self
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Give X [count, runs, inputs] and Y [count, runs, outputs], or labels [count, runs]."""
+
+
+def in_pieces(piece: Callable, start: int, count: int) -> tuple[Tensor, Tensor]:
+    """Join examples that `piece(t, most)` gives, at least one and at most `most` from time t on."""
+    pieces, t = [], start
+    while t < start + count:
+        pieces.append(piece(t, start + count - t))
+        t += len(pieces[-1][0])
+    X, Y = zip(*pieces)
+    return torch.cat(X), torch.cat(Y)
 
 
 def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | None = None) -> None:
@@ -45,7 +57,7 @@ def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | Non
     """
     where = f"stream {stream.name!r}, step"
     runs = asked or tuple(X.shape[:2])
-    # An example may be a whole minibatch (`image_tasks`): then x and the labels have a shape.
+    # An example may be a whole minibatch (`image_classes`): then x and the labels have a shape.
     x_shape, label_shape = shapes(stream)
     if X.shape != (*runs, *x_shape) or Y.shape[:2] != runs:
         expected = ", ".join(map(str, [*(asked or ("steps", "runs")), *x_shape]))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.problems.stream import Stream
 
 
 def normal(seed: Tensor, *counters: Tensor | int) -> Tensor:
@@ -17,7 +18,7 @@ def normal(seed: Tensor, *counters: Tensor | int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FlippingSigns:
+class FlippingSigns(Stream):
     """Sutton's test of IDBD (1992): a sum of a few inputs, whose signs keep flipping.
 
     Inputs are normal with mean 0 and variance 1. The target is the sum of the first of them,
@@ -37,10 +38,6 @@ class FlippingSigns:
     name = "flipping signs"
     outputs = 1
 
-    def to(self, device) -> "FlippingSigns":
-        """Give the stream on a device: it holds no data, so itself."""
-        return self
-
     def signs(self, seeds: Tensor, periods: Tensor) -> Tensor:
         """Give the signs [periods, runs, relevant], +1 or -1, of some flip periods."""
         where = torch.arange(self.relevant, device=seeds.device)
@@ -59,7 +56,7 @@ class FlippingSigns:
 
 
 @dataclass(frozen=True)
-class RandomWalks:
+class RandomWalks(Stream):
     """Weights that wander, each at its own pace, seen through noise: Kalman knows the step sizes.
 
     Inputs take turns: one of them is 1, the others 0. The target is the position of the walk
@@ -102,10 +99,6 @@ class RandomWalks:
         """Mean squared error P + r of the best linear prediction of each weight's next target."""
         r = self.noise**2
         return [(q + math.sqrt(q**2 + 4 * q * r)) / 2 + r for q in (d**2 for d in self.drifts)]
-
-    def to(self, device) -> "RandomWalks":
-        """Give the stream on a device: it holds no data, so itself."""
-        return self
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Give X [count, runs, inputs] and Y [count, runs, 1] from time `start` on."""
