@@ -116,8 +116,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def put_row(path: Path, row: dict[str, Any], keys: list[str]) -> None:
     """Write a row into a CSV file, in the place of one with the same values of `keys`."""
+    row = {name: str(value) for name, value in row.items()}
     rows = [old for old in read_rows(path)
-            if set(old) == set(row) and any(old[key] != str(row[key]) for key in keys)] + [row]
+            if set(old) == set(row) and any(old[key] != row[key] for key in keys)] + [row]
     with atomic(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")
         writer.writeheader()
