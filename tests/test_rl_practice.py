@@ -171,7 +171,7 @@ class Counting(gymnasium.Env):
 def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, limit):
     agent, routine = ppo(2, categorical(2), (4,)), RolloutConfig(2, 7, 1, 1)
     place = gymnasium_rollouts(
-        lambda seed: gymnasium.wrappers.TimeLimit(Counting(end), limit), "counting")(
+        lambda seed: gymnasium.wrappers.TimeLimit(Counting(end), limit))(
             agent, torch.tensor([0]), None, routine, False)
     place.begin(0)
     found = place.collect(vmap(agent.start)(torch.tensor([0]))["params"], 0)

@@ -1,7 +1,7 @@
 """How fast are agents that live together, beside the loop that people write, and beside a library?
 
-The plain streaming loop stands here in full, so that a reader can judge whether it is fair: one agent,
-modules, autograd, an optimiser with traces, gymnasium's own CartPole. PPO is timed beside
+The plain streaming loop stands here in full, so that a reader can judge whether it is fair: one
+agent, modules, autograd, an optimiser with traces, gymnasium's own CartPole. PPO is timed beside
 stable-baselines3's, where that is installed.
 """
 
@@ -63,13 +63,13 @@ class PlainStreamQ:
                 for row in layer.weight:
                     row[torch.randperm(n)[:zeros]] = 0
         self.traces = [torch.zeros_like(p) for p in self.layers.parameters()]
-        self.env, self.eyes, self.pay, self.sum, self.t = gymnasium.make("CartPole-v1"), Moments(), \
-            Moments(), 0.0, 0
-        self.x = self.see(self.env.reset(seed=seed)[0])
+        self.env, self.sum, self.t = gymnasium.make("CartPole-v1"), 0.0, 0
+        self.observations, self.rewards = Moments(), Moments()
+        self.x = self.normalise(self.env.reset(seed=seed)[0])
 
-    def see(self, observation) -> Tensor:
-        self.eyes.update(observation)
-        x = (observation - self.eyes.mean) / self.eyes.deviation()
+    def normalise(self, observation) -> Tensor:
+        self.observations.update(observation)
+        x = (observation - self.observations.mean) / self.observations.deviation()
         return torch.as_tensor(x, dtype=torch.float32)
 
     def q(self, x: Tensor) -> Tensor:
@@ -105,11 +105,11 @@ class PlainStreamQ:
             a = int(self.rng.integers(2)) if self.rng.random() < epsilon else best
             seen, reward, terminal, truncated, _ = self.env.step(a)
             over = terminal or truncated
-            next_x = self.see(seen)
+            next_x = self.normalise(seen)
             self.sum = (0.0 if over else GAMMA * self.sum) + reward
-            self.pay.update(self.sum)
-            self.learn(self.x, a, reward / self.pay.deviation(), next_x, terminal, over, a != best)
-            self.x = self.see(self.env.reset()[0]) if over else next_x
+            self.rewards.update(self.sum)
+            self.learn(self.x, a, reward / self.rewards.deviation(), next_x, terminal, over, a != best)
+            self.x = self.normalise(self.env.reset()[0]) if over else next_x
             self.t += 1
 
 
