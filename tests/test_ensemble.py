@@ -374,20 +374,6 @@ def test_a_prime_bin_is_not_cut_into_single_steps():
     assert lengths[1:] == [2, 33, 33, 33, 2, 33, 33, 33]
 
 
-def test_what_does_not_fill_a_chunk_is_not_compiled_for(monkeypatch, capsys):
-    """A scan is compiled for one length; the few steps that are left over go one by one."""
-    compiled = []
-
-    def scan(step):
-        plain = drivers.eager(step)
-        return lambda nets, hypers, X, Y: compiled.append(len(X)) or plain(nets, hypers, X, Y)
-
-    monkeypatch.setitem(drivers.COMPILED, "scan", scan)
-    frame = run(*LEARNERS["continual"], steps=202, bin=101, chunk=50, driver="scan")
-    assert set(compiled) == {33}
-    assert_frame_equal(frame, run(*LEARNERS["continual"], steps=202, bin=101, chunk=50), rtol=1e-5)
-
-
 def test_the_score_and_the_driver_may_be_named(monkeypatch):
     made, make = [], drivers.make
     monkeypatch.setattr(drivers, "make", lambda kind, step: made.append(kind) or make("eager", step))

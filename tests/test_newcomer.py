@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dyndl_lite.experiment import ensemble
+from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.experiment import run as loop
 from dyndl_lite.experiment.fingerprint import fingerprint, Unknowable
 from dyndl_lite.learning import backprop
@@ -202,7 +202,7 @@ def test_a_fingerprint_tells_contents_apart_and_nothing_else():
 
 def test_steps_of_the_same_content_share_a_driver_and_others_do_not():
     learners = backprop((4, 2, 1)), backprop((4, 2, 1)), backprop((4, 2, 1), "tanh")
-    one, same, other = (loop.driver("in_place", ensemble.batched(learner.step), 1)
+    one, same, other = (drivers.reused("in_place", ensemble.batched(learner.step))
                         for learner in learners)
     assert one is same and one is not other
 

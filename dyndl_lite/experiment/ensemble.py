@@ -143,8 +143,6 @@ def _jobs(stream, learners, seeds, steps, bin, probe=None, probe_examples=500, d
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     seeds, stream = loop.seeds_of(seeds, device), stream.to(device)
-    if driver not in (None, "eager", *drivers.COMPILED):
-        raise ValueError(f"driver {driver!r} is unknown: use eager, {', '.join(drivers.COMPILED)}")
     plan = {name: (learner, grid(learner, **values))
             for name, (learner, values) in learners.items()}
     for name, (learner, settings) in plan.items():
@@ -183,7 +181,7 @@ class _Supervised(loop.Job):
         nets, self.hypers = start(learner, settings, seeds)
         kind = driver or drivers.choose(seeds.device, nets, ends[-1], stream.inputs)
         self.one_thread = kind in ("scan", "eager")
-        self.go = loop.driver(kind, batched(learner.step), chunk)
+        self.go = drivers.reused(kind, batched(learner.step))
         self.facts = (learner, settings, stream, seeds.tolist(), probe, probe_examples, metric, kind)
 
     def start(self):

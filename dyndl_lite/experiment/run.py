@@ -6,7 +6,7 @@ that learn as they act (`rl.train_streaming`) and PPO (`rl.train_ppo`) are jobs.
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dyndl_lite.experiment import checkpoint, drivers
+from dyndl_lite.experiment import checkpoint, compiler, drivers
 from dyndl_lite.experiment.fingerprint import fingerprint, Unknowable
 from dyndl_lite.experiment.progress import progress
 
@@ -96,28 +96,6 @@ def file_of(folder: str | Path | None, name: str) -> Path | None:
     return Path(folder) / f"{quote(name, safe='')}.pt" if folder else None
 
 
-def driver(kind: str, step: Callable, chunk: int) -> Callable:
-    """Give the driver of that name around a batched step; the same for steps of the same content.
-
-    A scan is compiled for one number of steps, `chunk`: others go one by one.
-    """
-    try:
-        made = drivers.reused(kind, lambda: step, fingerprint(step))
-    except Unknowable:
-        made = drivers.make(kind, step)
-    if kind != "scan":
-        return made
-    plain = drivers.eager(step)
-
-    def advance(nets, hypers, X, Y):
-        if len(X) == chunk:
-            return made(nets, hypers, X, Y)
-        nets, scores = plain(nets, hypers, X, Y)
-        return drivers.laid_out(nets), scores
-
-    return advance
-
-
 def run(job: Job, folder: str | Path | None = None, save_every: float = 30.0
         ) -> tuple[dict, pd.DataFrame]:
     """Run a job to its end.
@@ -192,7 +170,7 @@ def _mark(job: Job) -> str | None:
     """Digest all that a job's course depends on: then another one cannot continue it."""
     try:
         return fingerprint(type(job), job.facts, job.chunk, str(job.device), drivers,
-                           sys.modules[__name__])
+                           compiler, sys.modules[__name__])
     except Unknowable as error:
         print(f"[dyndl_lite] {job.name!r} is run without a checkpoint: whether one is of the same "
               f"code cannot be known ({error})", flush=True)

@@ -16,7 +16,6 @@ from torch.func import vmap
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import drivers
-from dyndl_lite.experiment.run import driver
 from dyndl_lite.rl import gymnasium_adapters
 from dyndl_lite.rl.environments import check_fit, Environment
 from dyndl_lite.rl.ppo import act, acting_params, ActorCritic, RolloutConfig
@@ -55,7 +54,7 @@ class TorchRollouts:
         check_fit(agent.made_for, environment)
         self.environment, self.change, self.seeds, self.stays = environment, change, seeds, stays
         self.config, self.policy = config, agent.policy
-        self.act = driver("scan" if compiled else "eager", acting(environment, agent), config.steps)
+        self.act = drivers.reused("scan" if compiled else "eager", acting(environment, agent))
 
     def begin(self, number: int) -> bool:
         """Begin task `number`; say whether new episodes began with it: they do."""
@@ -140,8 +139,9 @@ class GymnasiumRollouts:
         check_fit(agent.made_for, self.simulators.envs[0])
         each = vmap(vmap(lambda *given: torch.cat([a.reshape(-1) for a in act(agent, *given)]),
                          (None, 0, 0)))
-        self.choose = driver("in_place" if compiled else "eager", lambda nothing, params, seen, u: (
-            nothing, each(params, seen, u)), 1)
+        self.choose = drivers.reused(
+            "in_place" if compiled else "eager",
+            lambda nothing, params, seen, u: (nothing, each(params, seen, u)))
         self.seen = None
 
     def _grid(self, a: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Training(loop.Job):
         self.stationary = each([how.stationary for how in conditions.values()])
         self.kind = drivers.choose(self.device, self.agents(),
                                    ends[-1] * config.epochs * config.minibatches)
-        self.learn = loop.driver(self.kind, vmap(agent.step), config.epochs * config.minibatches)
+        self.learn = drivers.reused(self.kind, vmap(agent.step))
         self.facts = agent, place, conditions, seeds, config, task, self.kind
 
     def agents(self):

@@ -126,7 +126,7 @@ class InEnvironment(_Streaming):
         self.begin = vmap(vmap(begin, in_dims=(0, None)), in_dims=(None, 0))
         self.chunk = loop.chunk_of(min(bin, ends[-1]), CHUNK)
         kind = drivers.choose(self.device, self.start(), ends[-1])
-        self.go = loop.driver(kind, ensemble.batched(step), self.chunk)
+        self.go = drivers.reused(kind, ensemble.batched(step))
         self.facts += changes, kind
 
     def start(self):
@@ -164,7 +164,7 @@ class InSimulators(_Streaming):
         check_fit(self.agent.made_for, self.simulators.envs[0])
         first = self.simulators.reset(self.seeds.tolist() * shape[0]).unflatten(0, shape)
         start, step = in_simulator(self.agent, first.shape[-1])
-        self.go = loop.driver(self.kind, vmap(vmap(step, (0, None, 0, 0)), (0, 0, 0, 0)), 1)
+        self.go = drivers.reused(self.kind, vmap(vmap(step, (0, None, 0, 0)), (0, 0, 0, 0)))
         return drivers.laid_out(vmap(vmap(start, (0, None, 0)), (None, 0, 0))(
             self.seeds, self.hypers, first))
 
