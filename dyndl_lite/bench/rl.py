@@ -129,16 +129,17 @@ class Going:
 def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     """Time stream Q(lambda) in CartPole beside the plain loop, in turns.
 
-    Parameters and result are those of `supervised.measure`: rates are agent-steps per second, world and
-    learning included, with one thread each.
+    Parameters and result are those of `supervised.measure`: rates are agent-steps per second,
+    environment and learning included, with one thread each.
     """
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     for runs, steps, plain_steps in WORKS[:1] if quick else WORKS:
         if quick:
             steps, plain_steps = 20, 20
-        ours, plain = Going(InEnvironment(stream_q(4, 2), cart_pole, {"q": {}}, range(runs), [steps],
-                                          steps, (), None, never)), PlainStreamQ()
+        job = InEnvironment(stream_q(4, 2), cart_pole, {"q": {}}, range(runs), [steps], steps, (),
+                            None, never)
+        ours, plain = Going(job), PlainStreamQ()
         ours.go(steps), plain.live(plain_steps)  # compile, and warm up
         pairs = [(runs * steps / _seconds(ours.go, steps),
                   plain_steps / _seconds(plain.live, plain_steps)) for _ in range(rounds)]
@@ -151,18 +152,19 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
     """Time PPO, some seeds together, beside one of stable-baselines3's, in turns.
 
     The same work for both: CartPole, 8 copies of 128 steps, and Hopper, one of 2 048, with 64 x 64
-    units and ten epochs. CartPole is torch's here and gymnasium's there, the robot MuJoCo's for both.
+    units and ten epochs. CartPole is torch's here and gymnasium's there, the robot MuJoCo's.
 
-    Parameters and result are those of `supervised.measure`: rates are steps of the world per second,
-    learning included, with one thread each. No rows without stable-baselines3 (and for Hopper MuJoCo).
+    Parameters and result are those of `supervised.measure`: rates are steps of the environment per
+    second, learning included, with one thread each. No rows without stable-baselines3 (and for
+    Hopper MuJoCo).
     """
     if importlib.util.find_spec("stable_baselines3") is None:
         return []
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    works = [("CartPole-v1", 10, torch_rollouts(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
-              RolloutConfig(8, 128, 10, 16)),
+    works = [("CartPole-v1", 10, torch_rollouts(cart_pole),
+              ppo(4, categorical(2), (64, 64), "tanh"), RolloutConfig(8, 128, 10, 16)),
              ("Hopper-v5", 5, named("Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
               RolloutConfig(1, 2_048, 10, 32))]
     rows, threads = [], torch.get_num_threads()
