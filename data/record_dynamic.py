@@ -22,7 +22,7 @@ from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.algorithms.regularisers import with_noise
 from dyndl_lite.algorithms.step_sizes import autostep, centred, lms, per_unit, steady
-from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import compare
 from dyndl_lite.learning import cross_entropy, Learner, squared_error
 from dyndl_lite.problems import datasets
@@ -155,7 +155,7 @@ def rates(problem: str) -> dict:
 @lru_cache
 def dynamic_of(sizes: tuple[int, ...], loss: Callable, depth: int = 1) -> Learner:
     """Make our learner; the same one for all ablations, so that they are compiled once."""
-    return dynamic(*sizes, loss=loss, depth=depth)
+    return dynamic_network(*sizes, loss=loss, depth=depth)
 
 
 # Ours has one setting for all problems; an ablation changes one thing in it.

@@ -33,7 +33,7 @@ import torch
 
 from dyndl_lite.cli import claims
 from dyndl_lite.dynamic import shadow
-from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
@@ -238,7 +238,7 @@ pd.DataFrame({"real weight": real[0], "the shadow adds": shadow.wanting(real, wi
 
 # %%
 stream = SlowlyChangingRegression()
-learner = dynamic(stream.inputs, units, stream.outputs)
+learner = dynamic_network(stream.inputs, units, stream.outputs)
 table = ensemble.run(stream, {"dynamic": (learner, {
     "shadow": [1.0, 0.0], "imprint": [0.7, 0.0], "newcomer_step_size": [0.02, 0.001]})},
     range(seed, seed + runs), steps, steps // bins, folder=Path(out) / "checkpoints")

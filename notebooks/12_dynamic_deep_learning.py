@@ -39,7 +39,7 @@ from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.cli import claims
 from dyndl_lite.dynamic import credit, population
-from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import compare, drivers, ensemble, plots, provenance
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
@@ -70,7 +70,7 @@ sizes = (stream.inputs, units, stream.outputs)
 # Step 2 and step 3 as they run:
 
 # %%
-plots.source(credit.hungers, credit.joint_pace, credit.learn, credit.levelled, credit.forget)
+plots.source(credit.hungers, credit.joint_pace, credit.learn, credit.activity_scaling, credit.saturation_decay)
 
 # %% [markdown]
 # Four ideas in `learn` are ours, and simple. First, *around the mean*. A listener's sum
@@ -115,7 +115,7 @@ plots.source(population.births)
 # 10 000 one input flips for good, and the target changes.
 
 # %%
-learner = dynamic(*sizes)
+learner = dynamic_network(*sizes)
 nets, hypers = ensemble.start(learner, ensemble.grid(learner, growth_rate=0.005),
                               torch.tensor([seed]))
 advance = drivers.make(drivers.choose(torch.device("cpu"), nets, film_steps),

@@ -55,7 +55,7 @@ import torch
 
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
-from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems import datasets
@@ -118,7 +118,7 @@ learners = {
     "continual backprop": (continual_backprop(sizes), {
         "step_size": step_sizes, "replacement_rate": replacement_rate,
         "utility_decay": utility_decays}),
-    "dynamic": (dynamic(*sizes), {}),
+    "dynamic": (dynamic_network(*sizes), {}),
 }
 results = named(ensemble.run(stream, learners, seeds, cycles * contexts * visit, 100,
                              folder=checkpoints / "contexts"))
@@ -231,7 +231,7 @@ learners = {
     "continual backprop": (continual_backprop(sizes, loss=cross_entropy), {
         "step_size": image_step_sizes, "replacement_rate": replacement_rate,
         "utility_decay": utility_decays}),
-    "dynamic": (dynamic(*sizes, loss=cross_entropy), {}),
+    "dynamic": (dynamic_network(*sizes, loss=cross_entropy), {}),
 }
 digits = named(ensemble.run(images, learners, seeds, image_cycles * permutations * image_visit,
                             100, folder=checkpoints / "images"))

@@ -94,7 +94,7 @@ class Life:
         self.inputs, self.places, self.depth = 4, 6, depth
         self.count = 3 if loss == "cross_entropy" else 2
         sizes = self.inputs, self.places, self.count
-        self.learner = network.dynamic(*sizes, LOSSES[loss], depth)
+        self.learner = network.dynamic_network(*sizes, LOSSES[loss], depth)
         self.setting = {**self.learner.settings, **BUSY, **other}
         self.X, self.Y = problem(steps, self.inputs, self.count, loss)
         with exact_draws():
@@ -141,7 +141,7 @@ class Life:
         """Give what was known of the sources when each example had been seen, before births."""
         hyper = tensors(self.setting)
         nets = self.before()
-        return vmap(lambda units, s: population.watch(units, s, hyper))(nets["units"],
+        return vmap(lambda units, s: population.update_statistics(units, s, hyper))(nets["units"],
                                                                     self.activities(nets))
 
     def received(self, **rest):
@@ -375,7 +375,7 @@ def test_who_falls_serves_an_output_or_a_unit_of_the_backbone(deep):
 
 def test_at_its_birth_a_unit_would_be_active_and_is_silent_on_average():
     """An imprint without noise: the summed input is the length of what is unusual."""
-    learner = network.dynamic(4, 3, 2)
+    learner = network.dynamic_network(4, 3, 2)
     X, Y = problem(100, 4, 2, "squared_error")
     setting = {**learner.settings, **BUSY, "noise": 0.0, "imprint": 0.7, "growth_rate": 0.05}
     nets, _ = live(learner, X, Y, setting)
@@ -390,7 +390,7 @@ def test_at_its_birth_a_unit_would_be_active_and_is_silent_on_average():
 
 def hidden_by_hand(outputs=2):
     """A net of depth 1 with 4 inputs and 5 units, with weights, without a past."""
-    learner = network.dynamic(4, 5, outputs)
+    learner = network.dynamic_network(4, 5, outputs)
     net, rng = double(learner.start(torch.tensor(SEED))), torch.Generator().manual_seed(0)
     for name, w in net["params"].items():
         net["params"][name] = torch.randn(w.shape, generator=rng, dtype=torch.float64)
@@ -434,7 +434,7 @@ def test_what_makes_way_is_the_least_useful_mature_unit(life):
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_empty_places_influence_nothing(depth):
-    learner = network.dynamic(4, 5, 2, depth=depth)
+    learner = network.dynamic_network(4, 5, 2, depth=depth)
     X, Y = torches(*problem(200, 4, 2, "squared_error"))
     hyper = tensors({**learner.settings, **BUSY})
     clean = double(learner.start(torch.tensor(SEED)))
@@ -460,7 +460,7 @@ def test_empty_places_influence_nothing(depth):
 
 def test_births_come_at_their_rates():
     """While there is room, growth_rate an example; then replacement_rate a mature unit."""
-    learner = network.dynamic(3, 4, 1)
+    learner = network.dynamic_network(3, 4, 1)
     setting = {**learner.settings, **BUSY, "growth_rate": 0.1, "replacement_rate": 0.02,
                "maturity_threshold": 0, "hungry_births": 0.0}
     nets, _ = live(learner, *problem(400, 3, 1, "squared_error"), setting)
@@ -475,7 +475,7 @@ def test_births_come_at_their_rates():
 
 def changes_unheard(shadow):
     """Give the changes of incoming weights of active units to whom nobody listens yet."""
-    learner = network.dynamic(4, 6, 2)
+    learner = network.dynamic_network(4, 6, 2)
     X, Y = problem(250, 4, 2, "squared_error")
     nets, _ = live(learner, X, Y, {**learner.settings, **BUSY, "shadow": shadow})
     before, after = (tree_map(lambda a: a[part], nets) for part in (slice(-1), slice(1, None)))
@@ -534,7 +534,7 @@ def test_where_the_loss_is_saturated_weights_are_forgotten():
     delta = torch.tensor([0.9, -0.2, 0.5, 0.0, -0.1])
     c = torch.tensor([0.09, 0.16, 1.0, 1.0, 1.0])
     hyper = tensors({"forgetting": 0.1, "hidden_forgetting": 0.5}, torch.float32)
-    forgetting = credit.forget(delta, c, 2, hyper)
+    forgetting = credit.saturation_decay(delta, c, 2, hyper)
     torch.testing.assert_close(forgetting["output"], torch.tensor([0.081, 0.004]))
     torch.testing.assert_close(forgetting["hidden"], torch.tensor([0.405, 0.0, 0.405]))
 
@@ -543,13 +543,13 @@ def test_where_the_loss_is_saturated_weights_are_forgotten():
 def test_with_a_squared_error_outputs_alone_forget_and_from_over_1(error, forgets):
     """Its slope is -2 error and its curvature 2: it is never saturated."""
     hyper = tensors({"forgetting": 0.1, "hidden_forgetting": 0.5}, torch.float32)
-    forgetting = credit.forget(torch.tensor([2 * error, 1.0]), torch.tensor([2.0, 1.0]), 1, hyper)
+    forgetting = credit.saturation_decay(torch.tensor([2 * error, 1.0]), torch.tensor([2.0, 1.0]), 1, hyper)
     assert (forgetting["output"] > 0) == forgets and forgetting["hidden"] == 0
 
 
 def test_units_are_levelled_and_inputs_are_not():
     units = {"spread": torch.tensor([0.5, 0.0, 0.3, 0.0]), "level": torch.ones(2)}
-    level = credit.levelled(units, tensors({"levelling": 0.5}, torch.float32))
+    level = credit.activity_scaling(units, tensors({"levelling": 0.5}, torch.float32))
     torch.testing.assert_close(level, torch.tensor([1.0, 1.0, 0.4**-0.5, 0.1**-0.5]))
 
 
@@ -601,7 +601,7 @@ def test_an_imprint_does_not_ask_for_the_sign_of_the_shadow_weight(wish):
 # The engine -------------------------------------------------------------------------------------
 
 STREAM = SlowlyChangingRegression(flip_period=2_000)
-DYNAMIC = network.dynamic(20, 20, 1)
+DYNAMIC = network.dynamic_network(20, 20, 1)
 # As one would use it.
 CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, "bound": 0.5,
         "joint": 1.0, "tau": 1e4, "mean_decay": 0.999, "input_mean_decay": 0.995,
@@ -613,7 +613,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
 
 
 def test_a_run_is_the_same_alone_and_among_others():
-    learner = network.dynamic(20, 4, 1, depth=2)
+    learner = network.dynamic_network(20, 4, 1, depth=2)
     frames = [ensemble.run(STREAM, {"it": (learner, values)}, seeds, 200, 50, device="cpu")
               for seeds, values in [([3], BUSY), (range(5), {**BUSY, "shadow": [0.0, 1.0]})]]
     among = frames[1].query("seed == 3 and shadow == 1").squared_error
@@ -653,21 +653,21 @@ def test_it_learns_what_backprop_with_as_many_units_does_not():
 # Bad requests -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("ask, names", [
-    (lambda: network.dynamic(0, 3, 1), ["inputs 0", "1 or more"]),
-    (lambda: network.dynamic(2, 0, 1), ["units 0"]),
-    (lambda: network.dynamic(2, 3, -1), ["outputs -1"]),
-    (lambda: network.dynamic(2, 3, 1, depth=0), ["depth 0"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), growth_rate=[0.1, 1.5]), ["growth_rate 1.5"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), growth_rate=-0.1), ["growth_rate -0.1"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), replacement_rate=0.3),
+    (lambda: network.dynamic_network(0, 3, 1), ["inputs 0", "1 or more"]),
+    (lambda: network.dynamic_network(2, 0, 1), ["units 0"]),
+    (lambda: network.dynamic_network(2, 3, -1), ["outputs -1"]),
+    (lambda: network.dynamic_network(2, 3, 1, depth=0), ["depth 0"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), growth_rate=[0.1, 1.5]), ["growth_rate 1.5"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), growth_rate=-0.1), ["growth_rate -0.1"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), replacement_rate=0.3),
      ["replacement_rate 0.3", "2.5e-01"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), replacement_rate=float("nan")),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), replacement_rate=float("nan")),
      ["replacement_rate nan"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), bound=0), ["bound 0", "more than 0"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), step_size=[0.1, 0]), ["step_size 0"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), join=0.1, leave=0.2),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), bound=0), ["bound 0", "more than 0"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), step_size=[0.1, 0]), ["step_size 0"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), join=0.1, leave=0.2),
      ["leave 0.2", "join 0.1"]),
-    (lambda: ensemble.grid(network.dynamic(2, 4, 1), shadows=1), ["shadows", "shadow"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), shadows=1), ["shadows", "shadow"]),
 ])
 def test_a_bad_request_gives_one_clear_line(ask, names):
     with pytest.raises(ValueError) as raised:

@@ -16,7 +16,7 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.continual_backprop import least_useful
 from dyndl_lite.algorithms.resets import unit_reset
 from dyndl_lite.bench import rl
-from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import checkpoint, ensemble
 from dyndl_lite.files import UserError
 from dyndl_lite.learning import Learner
@@ -223,7 +223,7 @@ def test_an_agent_made_for_another_environment_is_refused():
 @pytest.mark.parametrize("changed", [{}, {"over": True}, {"over": True, "terminal": True}])
 def test_a_dynamic_network_is_told_of_one_action_what_it_was_worth(changed):
     """It learns what `dynamic` learns from r + gamma max q(s'), by hand; other actions have no error."""
-    agent, learner, g = dynamic_q(4, 3, 6), dynamic(4, 6, 3), torch.Generator().manual_seed(0)
+    agent, learner, g = dynamic_q(4, 3, 6), dynamic_network(4, 6, 3), torch.Generator().manual_seed(0)
     seed, hyper = torch.tensor(1), hyper_of(agent, growth_rate=0.5)
     net = agent.start(seed, hyper)
     for t in range(40):  # some units, some values

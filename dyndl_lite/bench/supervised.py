@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dyndl_lite.algorithms.backprop import backprop, conv_backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop, conv_continual_backprop
 from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
-from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.learning import cross_entropy, Learner, squared_error
 from dyndl_lite.models.cnn import Layout
@@ -110,7 +110,7 @@ class PlainDynamic:
     """The dynamic network. Nobody has published a loop of it: this is our own step, uncompiled."""
 
     def __init__(self, sizes: tuple[int, ...]):
-        learner = dynamic(*sizes)
+        learner = dynamic_network(*sizes)
         self.step, self.net = learner.step, learner.start(torch.tensor(0))
         self.hyper = {name: torch.tensor(float(v)) for name, v in learner.settings.items()}
 
@@ -123,7 +123,7 @@ class PlainDynamic:
 def _pairs(sizes: tuple[int, ...]) -> list[tuple]:
     """Give the learners of a work, each with the plain loop that does the same."""
     if sizes in GROWING:
-        return [(dynamic(*sizes), PlainDynamic(sizes))]
+        return [(dynamic_network(*sizes), PlainDynamic(sizes))]
     if isinstance(sizes, Layout):
         return [(conv_backprop(sizes), PlainConvBackprop(sizes)),
                 (conv_continual_backprop(sizes), PlainConvContinualBackprop(sizes))]

@@ -14,7 +14,7 @@ from dyndl_lite.algorithms.step_sizes import prepare, shortened
 _LEAST_SPREAD = 0.1  # else a unit that is all but silent would be learned from without measure
 
 
-def heard_by(s: Tensor, weights: Tensor) -> Tensor:
+def with_bias(s: Tensor, weights: Tensor) -> Tensor:
     """What listeners with these weights hear: their sources, and a 1 for the bias."""
     return torch.cat([s[:weights.shape[1] - 1], torch.ones_like(s[:1])])
 
@@ -76,7 +76,7 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     all correlations between inputs, that with the bias, is gone.
 
     No unit corrects more than a share of its own error, and all who are heard share one more bound:
-    together they correct no more than the whole. What they learned before they `forget` where the
+    together they correct no more than the whole. What they learned before they decay (`saturation_decay`) where the
     loss is saturated, and then take their step; the mean answer stays.
 
     Parameters
@@ -95,8 +95,8 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     """
     outputs = params["output"].shape[0]
     mean = hyper["centring"] * units["mean"]
-    level = levelled(units, hyper)
-    heard = {name: heard_by(level * (s - mean), w) for name, w in params.items()}
+    level = activity_scaling(units, hyper)
+    heard = {name: with_bias(level * (s - mean), w) for name, w in params.items()}
     if may is not None:
         heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
     bent = c / hyper["bound"]
@@ -109,20 +109,20 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     share = {name: pace[name] * own[name][2] for name in own}
     whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
     joint = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
-    forgetting = forget(delta, c, outputs, hyper)
+    forgetting = saturation_decay(delta, c, outputs, hyper)
     params, memory = dict(params), dict(memory)
     for name, (alpha, v, _) in plans.items():
         shorter = 1 / torch.clamp(torch.maximum(share[name], joint[name] * whole), min=1)
         memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
             memory[name], alpha, v, shorter, *own[name])
-        bias, around = heard_by(torch.zeros_like(s), params[name]), mean[:change.shape[1] - 1]
+        bias, around = with_bias(torch.zeros_like(s), params[name]), mean[:change.shape[1] - 1]
         forgotten = (shorter * forgetting[name])[:, None] * alpha * params[name] * (1 - bias)
-        turn = (change - forgotten) * heard_by(level, params[name])
+        turn = (change - forgotten) * with_bias(level, params[name])
         params[name] = params[name] + turn - bias * (turn[:, :-1] @ around)[:, None]
     return params, memory
 
 
-def levelled(units: dict, hyper: dict) -> Tensor:
+def activity_scaling(units: dict, hyper: dict) -> Tensor:
     """Give the factor [sources] of each source where weights are learned: louder units get less.
 
     With the power 1/2 a weight's change is in proportion to (s - mean) / spread: what counts is how
@@ -134,7 +134,7 @@ def levelled(units: dict, hyper: dict) -> Tensor:
     return torch.cat([torch.ones_like(units["spread"][:-size]), factor])
 
 
-def forget(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Tensor]:
+def saturation_decay(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dict[str, Tensor]:
     """Give how fast the weights of each listener shrink, in step sizes.
 
     Where a loss is saturated, its slope tells little of how far there is to go: a softmax that is

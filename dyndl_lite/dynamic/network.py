@@ -18,7 +18,7 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.step_sizes import steady
 from dyndl_lite.dynamic import population
 from dyndl_lite.dynamic import shadow as fringe
-from dyndl_lite.dynamic.credit import heard_by, hungers, learn
+from dyndl_lite.dynamic.credit import with_bias, hungers, learn
 from dyndl_lite.learning import CURVATURE, Learner, squared_error
 from dyndl_lite.models.mlp import weight_bound
 
@@ -58,12 +58,12 @@ def run(params: dict, level: Tensor, x: Tensor, depth: int) -> Tensor:
     """
     a = torch.zeros_like(level)
     for this in range(1, depth + 1):
-        heard = heard_by(torch.cat([x, a]), params["hidden"])
+        heard = with_bias(torch.cat([x, a]), params["hidden"])
         a = torch.where(level == this, torch.relu(params["hidden"] @ heard), a)
     return torch.cat([x, a])
 
 
-def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
+def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
             depth: int = 1) -> Learner:
     """Make a dynamic network: inputs and outputs, and room for hidden units.
 
@@ -131,18 +131,18 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
         params, memory, units_ = net["params"], net["memory"], net["units"]
         # Predict.
         s = run(params, units_["level"], x, depth)
-        output = params["output"] @ heard_by(s, params["output"])
+        output = params["output"] @ with_bias(s, params["output"])
         _, score = loss(output, y)
         slope = grad(lambda o: loss(o, y)[0])(output)
         # Who is useful, who hungers.
-        units_ = population.watch(units_, s, hyper)
+        units_ = population.update_statistics(units_, s, hyper)
         received = population.utility(params, units_, depth, hyper)
         links = _links(params, inputs, depth)
-        units_, shadow = population.guard(units_, received, links, net["shadow"], outputs, hyper)
+        units_, shadow = population.update_backbone(units_, received, links, net["shadow"], outputs, hyper)
         wants = _wants(links, shadow, units_, hyper)
         delta, c = hungers(links, wants, s[inputs:] > 0, units_["level"], -slope,
                            CURVATURE[loss](output), depth)
-        units_ = population.agree(units_, shadow, s[inputs:], delta[:listeners], hyper)
+        units_ = population.update_correlation(units_, shadow, s[inputs:], delta[:listeners], hyper)
         # Learn.
         may = None if depth == 1 else _may_hear(units_["level"], units_["level"], inputs)
         params, memory = learn(params, memory, s, units_, delta, c, may, depth, hyper)
@@ -163,15 +163,15 @@ def dynamic(inputs: int, units: int, outputs: int, loss: Callable = squared_erro
         newcomer = torch.where(room, 0.0, hyper["newcomer_step_size"])
         mean = units_["mean"][inputs:]
         for name in ("output", "hidden") if depth > 1 else ("output",):
-            params[name], memory[name] = population.be_heard(params[name], memory[name], place, mean,
+            params[name], memory[name] = population.reset_outgoing(params[name], memory[name], place, mean,
                                                          newcomer)
-        params["hidden"], memory["hidden"] = population.listen(
+        params["hidden"], memory["hidden"] = population.init_incoming(
             params["hidden"], memory["hidden"], place, torch.cat([row, bias[None]]))
         return {
             "params": params,
             "memory": memory,
             "units": population.newborn(units_, place, level),
-            "shadow": population.serve(shadow, place, torch.where(master, sign, 0.0), outputs),
+            "shadow": population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs),
             "seed": net["seed"],
             "t": net["t"] + 1,
             "fresh": fresh(net["seed"], net["t"] + 1),

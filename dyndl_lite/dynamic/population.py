@@ -23,7 +23,7 @@ def new_units(units: int, inputs: int, device=None) -> dict[str, Tensor]:
     }
 
 
-def watch(units: dict, s: Tensor, hyper: dict) -> dict:
+def update_statistics(units: dict, s: Tensor, hyper: dict) -> dict:
     """Follow every source: plain averages at first, exponential ones later."""
     size = units["level"].shape[0]
     alive = torch.cat([torch.ones_like(s[:-size]), units["level"] > 0])
@@ -66,7 +66,7 @@ def _shares(weights: Tensor, spread: Tensor) -> Tensor:
     return use / torch.clamp(use.sum(1, keepdim=True), min=1e-30)
 
 
-def guard(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs: int,
+def update_backbone(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs: int,
           hyper: dict) -> tuple[dict, Tensor]:
     """Keep the boundary: who is on the backbone, and a master for those who fall off it.
 
@@ -85,7 +85,7 @@ def guard(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs:
     return {**units, "backbone": now.to(shares.dtype)}, shadow
 
 
-def agree(units: dict, shadow: Tensor, a: Tensor, delta: Tensor, hyper: dict) -> dict:
+def update_correlation(units: dict, shadow: Tensor, a: Tensor, delta: Tensor, hyper: dict) -> dict:
     """Follow how each unit goes together with its master's hunger: the regressed shadow weight.
 
     Their quotient is the weight with which the master's hunger is best explained by the unit.
@@ -153,7 +153,7 @@ def newborn(units: dict, place: Tensor, level: Tensor) -> dict:
     return {**units, **cleared, "level": torch.where(_at(place, size), level, units["level"])}
 
 
-def serve(shadow: Tensor, place: Tensor, wish: Tensor, outputs: int) -> Tensor:
+def assign_master(shadow: Tensor, place: Tensor, wish: Tensor, outputs: int) -> Tensor:
     """Give the newborn its master and shadow weight: its column [listeners] of the matrix.
 
     Who served the unit that was in its place has no master any more.
@@ -162,14 +162,14 @@ def serve(shadow: Tensor, place: Tensor, wish: Tensor, outputs: int) -> Tensor:
     return torch.where(_at(place, shadow.shape[1]), wish[:, None], shadow)
 
 
-def listen(weights: Tensor, memory: dict, place: Tensor, row: Tensor) -> tuple[Tensor, dict]:
+def init_incoming(weights: Tensor, memory: dict, place: Tensor, row: Tensor) -> tuple[Tensor, dict]:
     """Give the newborn its incoming weights and bias; their memory starts from nothing."""
     new = _at(place, weights.shape[0])[:, None]
     memory = {name: torch.where(new, 0.0, value) for name, value in memory.items()}
     return torch.where(new, row, weights), memory
 
 
-def be_heard(weights: Tensor, memory: dict, place: Tensor, mean: Tensor,
+def reset_outgoing(weights: Tensor, memory: dict, place: Tensor, mean: Tensor,
              step_size: Tensor) -> tuple[Tensor, dict]:
     """Let listeners forget the unit that was in the newborn's place, all but its mean.
 

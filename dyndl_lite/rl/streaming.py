@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.dynamic import network
-from dyndl_lite.dynamic.credit import heard_by
+from dyndl_lite.dynamic.credit import with_bias
 from dyndl_lite.learning import Intervention
 from dyndl_lite.rl import stream_x
 from dyndl_lite.rl.policies import categorical, gaussian
@@ -267,11 +267,11 @@ def dynamic_q(inputs: int, actions: int, units: int = 32, depth: int = 1) -> Age
         With the settings of `network.SETTINGS`, ``epsilon`` and ``exploration`` as of `stream_q`,
         and those of `stream_x.SCALES`.
     """
-    learner = network.dynamic(inputs, units, actions, depth=depth)
+    learner = network.dynamic_network(inputs, units, actions, depth=depth)
 
     def values(net: dict, x: Tensor) -> Tensor:
         s = network.run(net["params"], net["units"]["level"], x, depth)
-        return net["params"]["output"] @ heard_by(s, net["params"]["output"])
+        return net["params"]["output"] @ with_bias(s, net["params"]["output"])
 
     def start(seed, hyper):
         return learner.start(seed)
