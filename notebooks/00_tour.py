@@ -106,7 +106,7 @@ print(f"backprop's error in the last tenth is {difference:.2f} larger than conti
 # through the rest.
 
 # %%
-plots.source(continual_backprop.choose)
+plots.source(continual_backprop.select_unit)
 
 # %% [markdown]
 # ## Where to go from here

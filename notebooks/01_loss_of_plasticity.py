@@ -35,7 +35,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dyndl_lite import learning as backprop_module
+from dyndl_lite import learning
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.cli import claims
@@ -86,13 +86,14 @@ plots.show(figure, "slow_bits", out=out, alt=(
 # %% [markdown]
 # ## The learners
 #
-# One network, one example, one gradient step: this is all of backprop here. The same function,
-# given sizes without a hidden layer, is the linear learner. `ensemble.run` makes hundreds of
+# One network, one example, one gradient step: `step` below is all of backprop here, and `backprop`
+# gives it a multilayer network, the squared error and gradient descent. Without a hidden layer
+# it is the linear learner. `ensemble.run` makes hundreds of
 # copies of it with `vmap`, one for each seed and step size, and feeds every copy of a seed the
 # same examples, so all comparisons are paired.
 
 # %%
-plots.source(backprop_module.gradient_step)
+plots.source(learning.learner, learning.sgd.update)
 
 # %%
 sizes = (stream.inputs, 5, stream.outputs)

@@ -38,7 +38,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from dyndl_lite.algorithms import continual_backprop as algorithm
-from dyndl_lite.algorithms.continual_backprop import continual_backprop, UTILITIES
+from dyndl_lite.algorithms.continual_backprop import (
+    AS_RELEASED,
+    continual_backprop,
+    UTILITIES,
+)
+from dyndl_lite.algorithms.replace_units import reinitialise
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.problems.regression import SlowlyChangingRegression
@@ -67,18 +72,18 @@ sizes = (stream.inputs, 5, stream.outputs)
 # without the power.
 
 # %%
-plots.source(algorithm.appraise)
+plots.source(algorithm.update_utility)
 
 # %% [markdown]
 # ## Who has to go
 #
 # Units older than the *maturity threshold* $m$ are candidates. Each example adds
-# $\rho \cdot (\text{number of mature units})$ to what is due; whenever that reaches one, the
+# $\rho \cdot (\text{number of mature units})$ to an accumulator; whenever that reaches one, the
 # mature unit of least $\hat u$ is replaced. With $\rho = 10^{-4}$ and five units that is one unit
 # in 2 000 examples.
 
 # %%
-plots.source(algorithm.choose)
+plots.source(algorithm.select_unit)
 
 # %% [markdown]
 # ## Rebirth
@@ -90,12 +95,13 @@ plots.source(algorithm.choose)
 # $$ b_k \leftarrow b_k + w_{ik} \hat f_i, \qquad w_{ik} \leftarrow 0 . $$
 #
 # So on average the output does not move. Everything that anyone remembered of the old unit is
-# cleared: utility, mean, age, and the momentum or the moments of its weights. (The authors'
-# released code zeroes the mean before it is moved and keeps Adam's moments; `as_released=True`
-# does the same here.)
+# cleared: utility, mean, age, and the momentum or the moments of its weights. (The
+# bias correction and the transfer of the mean are those of the paper of 2021: Nature's Algorithm 1
+# prints neither, `**AS_IN_NATURE` here. The authors' released code corrects the bias, zeroes the mean
+# before it should be moved, and clears Adam's moments but not momentum: `**AS_RELEASED`.)
 
 # %%
-plots.source(algorithm.rebirth)
+plots.source(reinitialise)
 
 # %% [markdown]
 # ## Replacement rates
@@ -206,7 +212,7 @@ claims.record(out, "cbp-utility-beats-random", paired.loc["contribution", "high 
 
 # %%
 released = ensemble.run(
-    stream, {"as released": (continual_backprop(sizes, as_released=True),
+    stream, {"as released": (continual_backprop(sizes, **AS_RELEASED),
                              {"step_size": step_size, "replacement_rate": 1e-3})},
     seeds, part_steps, part_steps // 20, folder=checkpoints / "released")
 there = compare.window_mean(released, "squared_error", ["learner"], 0.4, 1)["as released"]
