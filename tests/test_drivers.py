@@ -94,6 +94,7 @@ def keys(step, given):
 
 def test_the_key_is_what_the_code_depends_on(monkeypatch):
     given, table = work("w"), torch.tensor(1.0)
+
     def corrected(net, hypers, x, y):
         w = net["w"] * hypers["keep"][:, None] - x.sum(-1)
         return {"w": w}, (w - y[..., 0]) ** 2
@@ -130,7 +131,7 @@ def test_a_damaged_loop_is_removed_aloud_and_never_loaded(tmp_path, opened, caps
     assert path.read_bytes() == b"a library" and compile_cache.load("other") is None
     path.write_bytes(damage)
     assert compile_cache.load("key") is None and not path.exists()
-    assert capsys.readouterr().out.count("damaged") == 1
+    assert capsys.readouterr().out.count("is damaged and compiled again") == 1
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, opened, capsys):
