@@ -7,7 +7,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
-from dyndl_lite.algorithms.resets import redo, self_normalised
+from dyndl_lite.algorithms.resets import resetting
 from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.learning import adam, backprop, cross_entropy
@@ -21,8 +21,8 @@ LEARNERS = [
     ("backprop", backprop(SMALL), {}),
     ("backprop, Adam", backprop(SMALL, optimiser=adam), {}),
     ("continual backprop", continual_backprop(SMALL), BUSY),
-    ("ReDo", redo(SMALL), {}),
-    ("self-normalised resets", self_normalised(SMALL), {}),
+    ("ReDo", resetting(SMALL, "redo"), {}),
+    ("self-normalised resets", resetting(SMALL, "self_normalised"), {}),
     ("dynamic", dynamic(20, 20, 1), {}),
 ]
 # name, learner, sizes, runs, steps: the works of `bench.supervised`.
