@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -128,8 +129,9 @@ def _made(key: str, graph: fx.GraphModule, given: tuple, options: dict) -> Calla
     sizes = *(tree_map(lambda a: None, tree) for tree in given[:2]), steps, steps
     if len(given[2]) < 2:  # an example loop of one step would be taken for always one
         given = *given[:2], *(torch.cat([a, a]) for a in given[2:])
-    program = torch.export.export(Loop(), given, strict=True, dynamic_shapes=sizes).module()
-    with compile_cache.workshop() as place:
+    with compile_cache.workshop() as place, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of its own parts
+        program = torch.export.export(Loop(), given, strict=True, dynamic_shapes=sizes).module()
         target = {"aot_inductor.output_path": str(place / "loop.so")}
         try:
             path = torch._inductor.aot_compile(program, given, options={**options, **target})
@@ -144,16 +146,19 @@ def _key(graph: fx.GraphModule, given: tuple, options: dict) -> str:
     from torch._inductor import config
 
     parts = [sorted(options.items()), given[1], version(needed()), torch.__version__,
-             torch.version.git_version, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(),
+             torch.version.git_version, torch.get_num_threads(),
+             torch.backends.cpu.get_cpu_capability(),
              platform.platform(), platform.machine(), _processor(),
              sorted((k, v) for k, v in os.environ.items() if k.startswith(("ATEN_", "AOT_")))]
     parts += [(a.shape, a.dtype, a.device) for a in given[0]]
-    parts += sorted(config.save_config_portable().items())
+    parts += sorted((name, value) for name, value in config.save_config_portable().items()
+                    if name != "aot_inductor.metadata")  # what torch notes of the last package
     for name, module in graph.named_modules():
         if isinstance(module, fx.GraphModule):
             parts += [name, module.code]
             for node in module.graph.nodes:
-                if getattr(node.target, "namespace", "aten") not in ("aten", "prims", "higher_order"):
+                room = getattr(node.target, "namespace", "aten")
+                if room not in ("aten", "prims", "higher_order"):
                     raise RuntimeError(f"the code of {node.target} is not known here")
     for name, constant in [*graph.named_parameters(), *graph.named_buffers()]:
         parts += [name, constant.dtype, constant.tolist()]
