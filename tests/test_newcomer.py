@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.experiment import run as loop
 from dyndl_lite.experiment.fingerprint import fingerprint, Unknowable
-from dyndl_lite.learning import backprop
 
 # torch's own, when it compiles.
 pytestmark = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
