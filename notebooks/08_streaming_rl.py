@@ -39,9 +39,8 @@ import pandas as pd
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import environments, stream_x, streaming
+from dyndl_lite.rl import environments, interaction, stream_x, streaming
 from dyndl_lite.rl.gymnasium_adapters import find, sizes
-from dyndl_lite.rl.interaction import probe
 from dyndl_lite.rl.streaming import stream_ac, stream_q, stream_td
 from dyndl_lite.rl.train_streaming import rollout, train_streaming
 
@@ -115,8 +114,8 @@ agent = stream_q(cart_pole.observations, cart_pole.actions)
 variants = {"stream Q": {}, "classic Q": {**stream_x.CLASSIC, "step_size": step_sizes},
             **{f"without {part}": values for part, values in stream_x.ABLATIONS.items()},
             "without the cut": {"cut": 0.0}}
-results = train_streaming(agent, cart_pole, variants, seeds, steps, steps // 10, probes=[probe()],
-                          folder=checkpoints, name="cart_pole")
+results = train_streaming(agent, cart_pole, variants, seeds, steps, steps // 10,
+                          probes=[interaction.probe()], folder=checkpoints, name="cart_pole")
 provenance.save_table(results, out, "cart_pole")
 
 # %% [markdown]
@@ -474,7 +473,7 @@ for name in ["CartPole-v1", "Hopper-v5", "MinAtar/Breakout-v1"]:
 # for Hopper, Freeway and two more changing worlds, which were not recorded.
 #
 # **Exercises.** (1) Set `trace_decay` to 0.95 and to 0.5. (2) Give the classic learner layer
-# normalisation and nothing else. (3) Let `train_streaming` run in `environments.mountain_car`, whose reward is far away; raise `limit`
+# normalisation and nothing else. (3) Let `train_streaming` take `environments.mountain_car`, whose reward is far away; raise `limit`
 # with `_replace`. (4) Write another change of the world for `changes`, for instance a sensor that dies.
 
 # %% tags=["provenance"]

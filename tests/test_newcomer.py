@@ -1,20 +1,25 @@
 """What a newcomer writes: a learner and a problem of their own, in 20 lines each."""
 
+import cmath
+import copy
 import importlib
+import math
 import subprocess
 import sys
 import textwrap
 import threading
+from collections import OrderedDict
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.experiment import run as loop
 from dyndl_lite.experiment.fingerprint import fingerprint, Unknowable
-from dyndl_lite.learning import backprop
 
 # torch's own, when it compiles.
 pytestmark = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
@@ -190,6 +195,14 @@ def made(scale, name="mine"):
     return lambda x: x * table["scale"]
 
 
+class Holder:
+    def __init__(self, value):
+        self.value = value
+
+    def get(self):
+        return self.value
+
+
 def test_a_fingerprint_tells_contents_apart_and_nothing_else():
     assert fingerprint(made(2.0)) == fingerprint(made(2.0)) != fingerprint(made(3.0))
     assert fingerprint(torch.ones(3)) != fingerprint(torch.ones(3, 1)) != fingerprint(np.ones((3, 1)))
@@ -197,7 +210,16 @@ def test_a_fingerprint_tells_contents_apart_and_nothing_else():
     assert fingerprint({"a", "b", "c"}) == fingerprint({"c", "b", "a"})
     assert fingerprint(backprop((4, 2, 1))) == fingerprint(backprop((4, 2, 1)))
     assert fingerprint(backprop((4, 2, 1)).step) != fingerprint(backprop((4, 2, 1), "tanh").step)
-    assert fingerprint(torch.sin) != fingerprint(torch.cos)
+    for one, other in [(torch.sin, torch.cos), (np.sin, np.cos), (math.sin, cmath.sin),
+                       (partial(max, 1), partial(max, 2)), (Holder(1).get, Holder(2).get),
+                       (np.random.default_rng(1), np.random.default_rng(2)), ({"a": 1}, {"b": 1}),
+                       (np.ones(3), np.zeros(3)), (OrderedDict(a=1), {"a": 1})]:
+        assert fingerprint(one) == fingerprint(copy.deepcopy(one)) != fingerprint(other)
+    module = torch.nn.Linear(2, 2)
+    before = fingerprint(module)
+    with torch.no_grad():
+        module.weight += 1
+    assert fingerprint(module) != before
 
 
 def test_steps_of_the_same_content_share_a_driver_and_others_do_not():

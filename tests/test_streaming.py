@@ -319,6 +319,23 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, place):
     assert len(again) == 2 * 2 * 3
 
 
+def test_other_changes_do_not_continue_a_checkpoint(tmp_path, capsys):
+    """They are told apart by what they do, so that a corrected mistake takes effect."""
+    def recoded(period):
+        return lambda seed, t: {"code": signed_permutation(seed, t // period, 4)}
+
+    def run(period, **more):
+        return train_streaming.train_streaming(AGENTS["q"], cart_pole, {"a": {}}, [0], 60, 60,
+                                               recoded(period), **more)
+
+    run(10, folder=tmp_path)
+    same = run(10, folder=tmp_path)
+    assert "afresh" not in capsys.readouterr().out
+    other = run(20, folder=tmp_path)
+    assert "afresh" in capsys.readouterr().out
+    assert other.equals(run(20)) and not other.equals(same)
+
+
 def test_a_simulator_that_cannot_be_saved_is_refused_before_it_is_stepped(tmp_path):
     class Secret(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)

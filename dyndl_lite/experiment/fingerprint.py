@@ -6,33 +6,26 @@ installed package is known by its name and version. Names put together at run ti
 """
 
 import contextlib
+import copyreg
 import dis
 import functools
 import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import (
-    BuiltinFunctionType,
-    CellType,
-    CodeType,
-    FunctionType,
-    MappingProxyType,
-    MethodType,
-    ModuleType,
-)
+from types import CellType, CodeType, FunctionType, ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
 PLAIN = (type(None), bool, int, float, complex, str, range, slice, type(...), torch.dtype,
          torch.device)
 IMPORT = dis.opmap["IMPORT_NAME"]
-MADE_BY_PYTHON = {"__repr__", "__eq__", "__hash__", "__replace__"}  # as dataclasses have them
+WRITTEN_BY_PYTHON = {"__repr__", "__eq__", "__hash__", "__replace__"}  # as dataclasses have them
+#: Modules that are given to `fingerprint` as a whole, and hold caches.
+MACHINERY = {"dyndl_lite.experiment.drivers"}
 
 
 class Unknowable(TypeError):
@@ -72,60 +65,46 @@ class _Digests:
             self.made[id(thing)] = thing, whole.digest()
         return self.made[id(thing)][1]
 
-    def parts(self, thing) -> Iterator | list:
+    def parts(self, thing) -> Iterable:
         """Give what makes a thing what it is: bytes, and other things."""
         match thing:
             case _ if type(thing) in PLAIN:
                 return [repr(thing).encode()]
-            case bytes() | bytearray():
-                return [bytes(thing)]
+            case bytes():
+                return [thing]
             case Tensor():
                 flat = thing.detach().cpu().contiguous().reshape(-1)
                 return [thing.dtype, *thing.shape, flat.view(torch.uint8).numpy().tobytes()]
-            case np.ndarray() if not thing.dtype.hasobject:
-                return [str(thing.dtype), *thing.shape, thing.tobytes()]
             case set() | frozenset():
                 return sorted(self.of(one) for one in thing)
-            case dict() | MappingProxyType():
-                return [type(thing), *(part for pair in thing.items() for part in pair)]
             case list() | tuple():
                 return thing if type(thing) in (list, tuple) else [type(thing), *thing]
             case CodeType():
                 return _code(thing)
             case FunctionType():
                 return _function(thing)
-            case MethodType():
-                return [thing.__func__, thing.__self__]
-            case BuiltinFunctionType():
-                of = thing.__self__
-                return [thing.__qualname__, None if isinstance(of, ModuleType) else of]
-            case functools.partial():
-                return [thing.func, thing.args, thing.keywords]
-            case staticmethod() | classmethod():
-                return [thing.__func__]
-            case property():
-                return [thing.fget]
-            case functools.cached_property():
-                return [thing.func]
             case ModuleType():
                 return [_version(thing.__name__)] if _foreign(thing.__name__) else _module(thing)
             case type():
                 return _class(thing)
-            case _ if hasattr(thing, "__wrapped__"):  # lru_cache
+            case property():
+                return [thing.fget]
+            case functools.cached_property():
+                return [thing.func]
+            case _ if hasattr(thing, "__wrapped__"):  # lru_cache, staticmethod, classmethod
                 return [thing.__wrapped__]
-            case _ if is_dataclass(thing):
-                return [type(thing), *(getattr(thing, f.name, None) for f in fields(thing))]
         try:
-            kept = thing.__reduce_ex__(4)
+            how = copyreg.dispatch_table.get(type(thing))  # what pickle would keep
+            kept = how(thing) if how else thing.__reduce_ex__(4)
         except Exception as error:
             raise Unknowable(f"{type(thing).__qualname__}: {error}") from error
         if isinstance(kept, str):
-            return [kept]
+            return [kept, str(getattr(thing, "__module__", ""))]
         make, arguments, state, items, pairs = (*kept, None, None, None)[:5]
         if isinstance(state, dict):  # what was computed once and kept is no difference
             state = {k: v for k, v in state.items() if not isinstance(
                 getattr(type(thing), k, None), functools.cached_property)}
-        return [type(thing), make, arguments, state, list(items or ()), list(pairs or ())]
+        return [type(thing), make, arguments, state, *(items or ()), *(pairs or ())]
 
 
 def _code(code: CodeType, doc: str | None = None) -> list:
@@ -172,10 +151,6 @@ def _reached(names: list[str], space: dict, entered: set[str]) -> Iterator:
             yield from _reached(names, vars(value), entered)
 
 
-#: Modules that are given to `fingerprint` as a whole, and hold caches.
-MACHINERY = {"dyndl_lite.experiment.drivers"}
-
-
 def _module(module: ModuleType) -> Iterator:
     """Give all code of a module and its plain constants, and nothing that it refers to."""
     for name, value in sorted(vars(module).items()):
@@ -189,7 +164,7 @@ def _class(of: type) -> list:
     if _foreign(of.__module__):
         return [_version(of.__module__), of.__qualname__]
     own = [(name, value) for name, value in sorted(vars(of).items())
-           if name not in MADE_BY_PYTHON and not name.startswith("_abc_")
+           if name not in WRITTEN_BY_PYTHON and not name.startswith("_abc_")
            and (not name.startswith("__") or callable(value) and not isinstance(value, type))
            and not type(value).__name__.endswith("_descriptor")]
     return [of.__qualname__, *of.__bases__, *own]
