@@ -6,25 +6,14 @@ from typing import NamedTuple
 from record_image_classes import problem as class_pairs
 
 from dyndl_lite.algorithms import layers
-from dyndl_lite.algorithms.channels import conv_continual_backprop, conv_resetting
-from dyndl_lite.algorithms.continual_backprop import continual_backprop
-from dyndl_lite.algorithms.image_layers import conv_backprop_with, held_back_probe
-from dyndl_lite.algorithms.layers import backprop_with
-from dyndl_lite.algorithms.regularisers import (
-    clipped,
-    decayed,
-    decayed_to_start,
-    l2,
-    l2_init,
-    perturbed,
-    protected,
-    upgd,
-)
-from dyndl_lite.algorithms.resets import heads_reset, resetting
+from dyndl_lite.algorithms.backprop import backprop, conv_backprop
+from dyndl_lite.algorithms.continual_backprop import continual_backprop, conv_continual_backprop
+from dyndl_lite.algorithms.layers import backprop_with, conv_backprop_with, held_back_probe
+from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, momentum, upgd
+from dyndl_lite.algorithms.regularisers import weight_clipping, with_noise
+from dyndl_lite.algorithms.resets import conv_resetting, resetting
 from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.experiment import diagnostics
-from dyndl_lite.learning import adam, backprop, momentum
-from dyndl_lite.models.cnn import conv_backprop
 
 # What is swept, for slowly-changing regression, permuted digits, and pairs of image classes.
 STEPS = {"scr": [0.001, 0.003, 0.01, 0.03], "permuted_digits": [0.015, 0.03, 0.06],
@@ -126,31 +115,32 @@ REMEDIES = {
     "bp": Remedy(lambda sizes, loss: backprop(sizes, loss=loss), with_larger_steps()),
     "cbp": Remedy(lambda sizes, loss: continual_backprop(sizes, loss=loss),
                   with_steps(replacement_rate=[1e-5, 1e-4, 1e-3])),
-    "l2": descent(l2, with_decays),
+    "l2": descent(l2(), with_decays),
     "shrink_perturb": Remedy(
-        lambda sizes, loss: perturbed(backprop(sizes, loss=loss, optimiser=l2)),
+        lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2(), after=(with_noise,)),
         stirred),
     "dropout": of_kind("dropout", dropout=[0.01, 0.1, 0.3]),
     "online_norm": of_kind("online_norm", forward_decay=[0.99, 0.999], backward_decay=[0.9, 0.99]),
     "layer_norm": of_kind("layer_norm"),
     "adam": descent(adam, adams),
     "adam_proper": descent(adam, proper),
-    "head_reset": Remedy(lambda sizes, loss: heads_reset(backprop(sizes, loss=loss)),
+    "head_reset": Remedy(lambda sizes, loss: renewed(backprop(sizes, loss=loss)),
                          lambda problem: {"step_size": LARGER[problem],
                                           "reset_period": [CHANGES[problem]]}),
-    "l2_init": descent(l2_init, with_decays),
+    "l2_init": descent(l2_init(), with_decays),
     "redo": replacing("redo", dormant),
     "self_normalised": replacing("self_normalised", silent),
-    "upgd": Remedy(lambda sizes, loss: upgd(backprop(sizes, loss=loss, optimiser=protected)),
+    "upgd": Remedy(lambda sizes, loss: backprop(sizes, loss=loss, optimiser=upgd),
                    spared),
     "crelu": of_kind("crelu"),
-    "clipping": descent(clipped(), with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
+    "clipping": Remedy(lambda sizes, loss: backprop(sizes, loss=loss, after=(weight_clipping(),)),
+                       with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
 }
 
 
 def of_images(make: Callable, sweep: Callable, kind: str = "plain") -> Remedy:
     """Give a remedy for pairs of classes, where all learners but one get new heads (notebook 03)."""
-    return Remedy(lambda layout, loss: renewed(make(layout), layout, class_pairs().begins, "heads"),
+    return Remedy(lambda layout, loss: renewed(make(layout), "heads", class_pairs().begins),
                   sweep, lambda: held_back_probe(kind))
 
 
@@ -167,20 +157,21 @@ def of_image_kind(kind: str, **more) -> Remedy:
 IMAGE_REMEDIES = {
     "bp": descending(momentum, with_steps()),
     "cbp": of_images(conv_continual_backprop, with_steps(replacement_rate=[1e-4, 3e-4, 1e-3])),
-    "l2": descending(decayed(momentum), with_decays),
+    "l2": descending(l2(momentum), with_decays),
     "shrink_perturb": of_images(
-        lambda layout: perturbed(conv_backprop(layout, decayed(momentum))), stirred),
+        lambda layout: conv_backprop(layout, l2(momentum), (with_noise,)), stirred),
     "dropout": of_image_kind("dropout", dropout=[0.001, 0.01, 0.1]),
     "layer_norm": of_image_kind("layer_norm"),
     "adam": descending(adam, adams),
     "adam_proper": descending(adam, proper),
     "heads_kept": Remedy(lambda layout, loss: conv_backprop(layout), with_steps(),
                          held_back_probe),
-    "l2_init": descending(decayed_to_start(momentum), with_decays),
+    "l2_init": descending(l2_init(momentum), with_decays),
     "redo": of_images(lambda layout: conv_resetting(layout, "redo"), dormant),
     "self_normalised": of_images(lambda layout: conv_resetting(layout, "self_normalised"), silent),
-    "upgd": of_images(lambda layout: upgd(conv_backprop(layout, protected)),
+    "upgd": of_images(lambda layout: conv_backprop(layout, upgd),
                       lambda problem: {"step_size": [0.03, 0.1, 0.3], "noise": [1e-3, 1e-2, 1e-1]}),
     "crelu": of_image_kind("crelu"),
-    "clipping": descending(clipped(momentum), with_steps(clip=[1.0, 2.0, 4.0])),
+    "clipping": of_images(lambda layout: conv_backprop(layout, momentum, (weight_clipping(),)),
+                          with_steps(clip=[1.0, 2.0, 4.0])),
 }

@@ -17,12 +17,14 @@ import pandas as pd
 import recording
 from recording import best, warn_of_an_edge
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
-from dyndl_lite.algorithms.regularisers import l2, perturbed
+from dyndl_lite.algorithms.optimisers import adam, l2
+from dyndl_lite.algorithms.regularisers import with_noise
 from dyndl_lite.algorithms.step_sizes import autostep, centred, lms, per_unit, steady
 from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import compare
-from dyndl_lite.learning import adam, backprop, cross_entropy, Learner, squared_error
+from dyndl_lite.learning import cross_entropy, Learner, squared_error
 from dyndl_lite.problems import datasets
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
@@ -179,9 +181,10 @@ ABLATIONS = {
 LEARNERS = {
     "bp": (lambda sizes, loss: backprop(sizes, loss=loss), sgd_steps),
     "adam": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=adam), adam_steps),
-    "l2": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2),
+    "l2": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2()),
            lambda p: {"step_size": STIRRED[p], "weight_decay": [1e-4, 1e-3, 3e-3, 1e-2]}),
-    "shrink_perturb": (lambda sizes, loss: perturbed(backprop(sizes, loss=loss, optimiser=l2)),
+    "shrink_perturb": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2(),
+                                                         after=(with_noise,)),
                        lambda p: {"step_size": [0.01] if p == "permuted_mnist" else STIRRED[p][1:],
                                   "weight_decay": [1e-3, 3e-3], "noise": [3e-4, 1e-3, 3e-3]}),
     "cbp": (lambda sizes, loss: continual_backprop(sizes, loss=loss),

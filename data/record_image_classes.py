@@ -14,16 +14,19 @@ from its checkpoints under build/record/.
 import pandas as pd
 import recording
 
-from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite.algorithms.backprop import conv_backprop
+from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.algorithms.incremental import (
     held_back_accuracy as accuracy_of_increment,
+)
+from dyndl_lite.algorithms.incremental import (
     incremental,
     residual_continual_backprop,
 )
 from dyndl_lite.algorithms.task_resets import renewed
-from dyndl_lite.experiment import compare, drivers, ensemble
+from dyndl_lite.experiment import compare, ensemble
 from dyndl_lite.models import resnet
-from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
+from dyndl_lite.models.cnn import held_back_accuracy, Layout
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassIncremental, ClassPairs
 
@@ -46,7 +49,7 @@ PAIRS = {
 LEARNERS_ADDED = {
     "backprop": {"replacement_rate": 0.0},
     "continual_backprop": {"replacement_rate": [3e-4, 3e-3], "maturity_threshold": 100.0},
-    "backprop_from_scratch": {"replacement_rate": 0.0, "from_scratch": 1.0},
+    "backprop_from_scratch": {"replacement_rate": 0.0},
 }
 
 
@@ -59,7 +62,7 @@ def pairs(who: str, values: dict, seeds: range) -> pd.DataFrame:
     """Run some settings of a learner on pairs of classes."""
     layout, make, _ = PAIRS[who]
     stream = problem()
-    learner = renewed(make(layout), layout, stream.begins, "heads")
+    learner = renewed(make(layout), "heads", stream.begins)
     frame = ensemble.run(stream, {who: (learner, values)}, seeds, TASKS * stream.task_length,
                          stream.task_length, probe=held_back_accuracy,
                          folder=recording.CHECKPOINTS / f"image_classes/from_{seeds[0]}")
@@ -73,10 +76,11 @@ def pairs(who: str, values: dict, seeds: range) -> pd.DataFrame:
 
 def added(who: str, values: dict, seeds: range) -> pd.DataFrame:
     """Run some settings of a learner on classes that are added."""
-    drivers.WORTH_COMPILING = ADDED.steps + 1  # compiling the step would take longer than the run
-    learner = incremental(residual_continual_backprop(RESIDUAL), ADDED)
+    learner = incremental(residual_continual_backprop(RESIDUAL), ADDED,
+                          from_scratch=who == "backprop_from_scratch")
     frame = ensemble.run(ADDED, {who: (learner, values)}, seeds, ADDED.steps, ADDED.task_length,
                          probe=accuracy_of_increment,
+                         driver="eager",  # compiling the step would take longer than the run
                          folder=recording.CHECKPOINTS / f"added_classes/from_{seeds[0]}")
     frame["task"] = [ADDED.together * (ADDED.task(step - 1)[0] + 1) for step in frame.step]
     frame["setting"] = recording.named(frame, values)

@@ -12,9 +12,10 @@ import pandas as pd
 import recording
 import torch
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.experiment import compare, diagnostics, ensemble
-from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems import datasets
 from dyndl_lite.problems.images import PermutedImages
 

@@ -8,8 +8,7 @@ is run with others, which report. Rows go to data/results/rl.csv: env, learner, 
 metric, value, use: for every setting the metric "return_end", the mean return of an episode over the
 last fifth of the life; for the best setting of each learner, ablations excepted, and the first seeds
 that report also "return" for each tenth. What made them is noted in
-rl.json. A part in our own worlds goes on after an interruption from its checkpoint under
-build/record/streaming/; one in gymnasium's simulators, whose state cannot be kept, starts anew.
+rl.json. A part goes on after an interruption from its checkpoint under build/record/streaming/.
 """
 
 from collections.abc import Callable
@@ -20,12 +19,13 @@ import recording
 import torch
 from torch.utils._pytree import tree_map
 
+from dyndl_lite.algorithms.continual_backprop import least_useful
 from dyndl_lite.experiment import compare
-from dyndl_lite.rl import environments, gym_lives, life, lives, stream_x
-from dyndl_lite.rl.actor_critic import stream_ac
+from dyndl_lite.rl import environments, interaction, stream_x
 from dyndl_lite.rl.dqn import dqn, ppo_of_one
-from dyndl_lite.rl.dynamic_q import dynamic_q
-from dyndl_lite.rl.streaming import stream_q
+from dyndl_lite.rl.gymnasium_adapters import find, sizes
+from dyndl_lite.rl.streaming import dynamic_q, stream_ac, stream_q
+from dyndl_lite.rl.train_streaming import train_streaming
 
 KEY = ["env", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "step", "metric", "value", "use"]
@@ -36,18 +36,17 @@ PERIOD = 40_000  # steps between two changes
 
 
 def variants(name: str, **more) -> dict[str, dict]:
-    """Give the kit, nothing of it, and the kit without each of its parts."""
+    """Give stream-x, the classic learner, and stream-x without each of its components."""
     return {f"stream {name}": {}, f"classic {name}": {**stream_x.CLASSIC, "step_size": STEPS},
             **{f"stream {name} without {part}": values
                for part, values in (stream_x.ABLATIONS | more).items()}}
 
 
 def renewed(name: str) -> dict[str, dict]:
-    """Give the kit, with continual backprop too, and that with statistics that fade."""
-    rates = [1e-5, 1e-4, 1e-3]
-    return {f"stream {name}": {}, f"stream {name} + CBP": {"replacement_rate": rates},
-            f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0,
-                                                         "replacement_rate": rates}}
+    """Give stream-x, with continual backprop too, and that with statistics that fade."""
+    cbp = {"replacement_rate": [1e-5, 1e-4, 1e-3], "maturity_threshold": 1_000.0}
+    return {f"stream {name}": {"replacement_rate": 0.0}, f"stream {name} + CBP": cbp,
+            f"stream {name} + CBP, fading statistics": {"horizon": 10_000.0, **cbp}}
 
 
 def recoded(seed, t):
@@ -67,8 +66,8 @@ class Part(NamedTuple):
     make: Callable  # observations, actions, real numbers -> Agent
     variants: dict[str, dict]
     steps: int
-    world: environments.World | None = None  # None: gymnasium's own simulator, by the part's name
-    changes: Callable = life.never
+    world: environments.Environment | None = None  # None: gymnasium's own simulator, by the part's name
+    changes: Callable = interaction.never
     seeds: int = 30  # those that choose and those that report
 
 
@@ -87,14 +86,14 @@ def afresh(make: Callable) -> Callable:
             newborn = agent.start(seed, hyper)
             return {"first": newborn, "now": tree_map(torch.clone, newborn)}
 
-        def act(mind, hyper, x, seed, t):
-            return agent.act(mind["now"], hyper, x, seed, t)
+        def act(state, hyper, x, seed, t):
+            return agent.act(state["now"], hyper, x, seed, t)
 
-        def learn(mind, hyper, seen, seed, t):
+        def learn(state, hyper, transition, seed, t):
             changed = (t % PERIOD == 0) & (t > 0)
-            now = tree_map(lambda new, old: torch.where(changed, new, old), mind["first"], mind["now"])
-            now, v = agent.learn(now, hyper, seen, seed, t)
-            return {"first": mind["first"], "now": now}, v
+            now = tree_map(lambda new, old: torch.where(changed, new, old), state["first"], state["now"])
+            now, v = agent.learn(now, hyper, transition, seed, t)
+            return {"first": state["first"], "now": now}, v
 
         return agent._replace(start=start, act=act, learn=learn,
                               description=f"afresh {agent.description}")
@@ -148,13 +147,13 @@ PARTS = {
             "horizon": 5_000.0}}, 10 * PERIOD, environments.cart_pole, recoded, 20)
        for name, make, who in [("q", q, "stream Q"), ("dynamic", dynamic, "dynamic Q")]},
     "CartPole-v1, recoded/q": Part(
-        lambda n, a, r: stream_q(n, a, replacing=True), renewed("Q"), 10 * PERIOD,
+        lambda n, a, r: stream_q(n, a, (32, 32), least_useful()), renewed("Q"), 10 * PERIOD,
         environments.cart_pole, recoded, 20),
     "CartPole-v1, recoded/ac": Part(
-        lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
+        lambda n, a, r: stream_ac(n, a, (32, 32), least_useful()), renewed("AC"), 10 * PERIOD,
         environments.cart_pole, recoded, 20),
     "CartPole-v1, slippery/ac": Part(
-        lambda n, a, r: stream_ac(n, a, replacing=True), renewed("AC"), 10 * PERIOD,
+        lambda n, a, r: stream_ac(n, a, (32, 32), least_useful()), renewed("AC"), 10 * PERIOD,
         environments.cart_pole, slippery, 20),
     "MinAtar/Breakout-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
     "MinAtar/Freeway-v1/q": Part(lambda n, a, r: stream_q(n, a, (64,)), _SHORT, 200_000),
@@ -165,15 +164,11 @@ PARTS = {
 
 def live(name: str, part: Part, variants: dict, seeds: list | range) -> pd.DataFrame:
     """Run variants of a part; one row for each tenth of each life."""
-    if part.world:
-        agent = part.make(part.world.observations, part.world.actions, 1)
-        path = recording.CHECKPOINTS / f"streaming/{name.replace('/', '_')}_{seeds[0]}.pt"
-        frame = lives.run(agent, part.world, variants, seeds, part.steps, part.steps // 10,
-                          part.changes, (name,), path=path)
-    else:
-        make = gym_lives.find(name.rpartition("/")[0])
-        frame = gym_lives.run(part.make(*gym_lives.sizes(make)), make, variants, seeds, part.steps,
-                              part.steps // 10)
+    place = part.world or find(name.rpartition("/")[0])
+    of = (place.observations, place.actions, 1) if part.world else sizes(place)
+    frame = train_streaming(part.make(*of), place, variants, seeds, part.steps, part.steps // 10,
+                            part.changes, folder=recording.CHECKPOINTS / "streaming",
+                            name=f"{name.replace('/', '_')}_{seeds[0]}")
     swept = sorted({k for values in part.variants.values() for k, v in values.items()
                     if isinstance(v, list)})
     return frame.assign(env=name.rpartition("/")[0], setting=recording.named(frame, swept)

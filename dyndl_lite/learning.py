@@ -1,7 +1,8 @@
-"""Backpropagation, one example at a time, with SGD, momentum or Adam.
+"""The idea on one page: a learner is a pure function of one example, for one network.
 
-A learner is a pair of pure functions for **one** network: ``start(seed)`` makes it and
-``step(net, hyper, x, y)`` lets it see one example. `ensemble` makes them fast.
+``start(seed)`` makes a network and all that it remembers, ``step(net, hyper, x, y)`` lets it predict
+one example and learn from it. `learner` puts the two together from a model, a loss, an optimiser, and
+interventions that act after each gradient step. ``vmap`` and ``scan`` make that fast (`experiment`).
 """
 
 from collections.abc import Callable
@@ -9,11 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, vmap
 from torch.utils._pytree import tree_map
-
-from dyndl_lite.models import mlp
-from dyndl_lite.models.mlp import forward, initialise, Params
 
 
 class Learner(NamedTuple):
@@ -22,20 +20,146 @@ class Learner(NamedTuple):
     start: Callable  # seed -> net: a dict of tensors, all that the learner remembers
     step: Callable  # net, hyper, x, y -> net, score: one example, first predicted, then learned
     settings: dict[str, float]  # what `hyper` holds, with default values
-    description: str  # says all that the two functions were built from
+    description: str  # what the two functions were built from, in words
     outputs: int  # length of what it predicts
     check: Callable = lambda setting: None  # raises ValueError for a setting that cannot run
 
 
-class Optimiser(NamedTuple):
-    """What turns gradients into weight changes, and what it remembers of them."""
+class LayerState(NamedTuple):
+    """What layers remember beside their weights: running statistics, or a source of chance."""
 
-    start: Callable  # params -> memory: a dict of lists shaped like params
-    # params, gradients, memory, hyper, inputs, curvatures -> params, memory. `inputs` are those
-    # of each layer, [x, hidden activities ...]; `curvatures()` gives `mlp.curvatures`.
+    init: Callable  # seed -> state
+    # params, state, hyper, x -> output, features, penalty (added to the loss), seen
+    apply: Callable
+    update: Callable  # state, seen, gradients, hyper -> state
+    predict: Callable | None = None  # params, state, x -> output, if not that of `apply`
+    settings: dict[str, float] = {}
+    check: Callable = lambda setting: None
+
+
+class Model(NamedTuple):
+    """A network, for one example (or one minibatch)."""
+
+    init: Callable  # seed -> params
+    apply: Callable  # params, x -> output, features: what every hidden layer says
+    outputs: int
+    description: str
+    hidden: tuple[int, ...] = ()  # units of each hidden layer
+    layers: LayerState | None = None  # None: they remember nothing
+    # params, inputs of each layer, curvature of the outputs -> of every unit; see `mlp.curvatures`
+    curvatures: Callable | None = None
+
+
+class Optimiser(NamedTuple):
+    """What turns gradients into weight changes, and what it remembers.
+
+    Its state is ``{"per_weight": {name: tree like params}, "initial": {name: tree like params},
+    "own": dict}``. Where a weight begins anew, whatever is kept per weight becomes 0 and whatever is
+    initial becomes the new weight itself (`reset_optimizer_state`); its own it keeps.
+    """
+
+    init: Callable  # params, seed -> state
+    # params, gradients, state, hyper, context -> params, state. `context()` gives the inputs and the
+    # curvatures of every layer; None where a model has none.
     update: Callable
     settings: dict[str, float]
     name: str
+    check: Callable = lambda setting: None
+
+
+class Intervention(NamedTuple):
+    """What happens to a network after each gradient step: a pure function too, so they compose."""
+
+    init: Callable  # seed, params -> state
+    # params, optimiser state, state, features, hyper -> the first three
+    apply: Callable
+    settings: dict[str, float]
+    name: str
+    check: Callable = lambda setting, hidden: None  # hidden: units of each hidden layer
+    of_units: bool = False  # whether it replaces single units, so that there must be some
+
+
+class Chains(NamedTuple):
+    """Where the layers are: each hidden layer of a chain is heard by the next layer of it alone."""
+
+    split: Callable  # params -> list of chains: lists of (weights, biases, more per unit ...)
+    join: Callable  # params, chains -> params
+
+
+#: A network whose layers follow each other.
+ONE_CHAIN = Chains(lambda params: [params], lambda params, chains: chains[0])
+
+
+def learner(model: Model, loss: Callable, optimiser: Optimiser, *after: Intervention) -> Learner:
+    """Put a learner together.
+
+    Parameters
+    ----------
+    model : Model
+        `mlp`, `cnn`, `resnet`, or ``from_module``.
+    loss : function of (output, y)
+        Gives the loss and the score of one example: `squared_error`, `cross_entropy`, or
+        ``over_minibatch`` of one.
+    optimiser : Optimiser
+    *after : Intervention
+        In the order in which they act.
+
+    Returns
+    -------
+    Learner
+        With the settings of all parts. Its net holds ``params``, the optimiser's ``memory``, and the
+        states of the layers (``layers``) and of the interventions (``after``).
+    """
+    layers = model.layers
+    for each in after:
+        if each.of_units and not model.hidden:
+            raise ValueError(f"{model.description}: {each.name.split()[0]} needs a hidden layer")
+
+    def start(seed: Tensor) -> dict:
+        params = model.init(seed)
+        return {"params": params, "memory": optimiser.init(params, seed),
+                "layers": layers.init(seed) if layers else {},
+                "after": [each.init(seed, params) for each in after]}
+
+    def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
+        params = net["params"]
+
+        def objective(params):
+            if layers is None:
+                (output, features), seen = model.apply(params, x), ()
+                value, score = loss(output, y)
+            else:
+                output, features, penalty, seen = layers.apply(params, net["layers"], hyper, x)
+                value, score = loss(output, y)
+                value = value + penalty
+            return value, (output, features, seen, score)
+
+        gradients, (output, features, seen, score) = grad(objective, has_aux=True)(params)
+        if layers and layers.predict:
+            score = loss(layers.predict(params, net["layers"], x), y)[1]
+
+        def context():  # a function, so that it costs nothing where nobody asks
+            inputs = [x, *features]
+            return inputs, model.curvatures(params, inputs, CURVATURE[loss](output))
+
+        params, memory = optimiser.update(params, gradients, net["memory"], hyper, context)
+        states = []
+        for each, state in zip(after, net["after"]):
+            params, memory, state = each.apply(params, memory, state, features, hyper)
+            states.append(state)
+        state = layers.update(net["layers"], seen, gradients, hyper) if layers else {}
+        return {"params": params, "memory": memory, "layers": state, "after": states}, score
+
+    parts = [optimiser, *([layers] if layers else []), *after]
+
+    def check(setting: dict) -> None:
+        for part in parts:
+            part.check(setting, *([model.hidden] if isinstance(part, Intervention) else []))
+
+    settings = {name: value for part in parts for name, value in part.settings.items()}
+    words = [model.description, getattr(loss, "__name__", str(loss)), optimiser.name,
+             *(each.name for each in after)]
+    return Learner(start, step, settings, " ".join(words), model.outputs, check)
 
 
 def squared_error(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +180,12 @@ def cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (output.detach().argmax(0) == y).to(output.dtype)
 
 
+def minibatch_cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of `cross_entropy` over outputs [minibatch, classes] and labels [minibatch]."""
+    losses, scores = vmap(cross_entropy)(output, y)
+    return losses.mean(), scores.mean()
+
+
 def _of_cross_entropy(output):
     p = torch.softmax(output, 0)
     return p * (1 - p)
@@ -68,101 +198,21 @@ CURVATURE = {
 }
 
 
-def _sgd(params, gradients, memory, hyper, *_):
-    step_size = hyper["step_size"]
-    return tree_map(lambda w, g: w - step_size * g, params, gradients), memory
+def optimizer_state(*names: str, initial: tuple[str, ...] = (), own: Callable = lambda seed: {}
+                    ) -> Callable:
+    """Give an optimiser's `init`: zeros per weight, copies of the weights, and what is its own."""
+
+    def init(params, seed: Tensor) -> dict:
+        return {"per_weight": {name: tree_map(torch.zeros_like, params) for name in names},
+                "initial": {name: tree_map(torch.clone, params) for name in initial},
+                "own": own(seed)}
+
+    return init
 
 
-def _momentum(params, gradients, memory, hyper, *_):
-    trace = tree_map(lambda v, g: hyper["momentum"] * v + g, memory["trace"], gradients)
-    params = tree_map(lambda w, v: w - hyper["step_size"] * v, params, trace)
-    return params, {"trace": trace}
-
-
-def _adam(params, gradients, memory, hyper, *_):
-    b1, b2 = hyper["beta_1"], hyper["beta_2"]
-    m = tree_map(lambda m, g: b1 * m + (1 - b1) * g, memory["m"], gradients)
-    v = tree_map(lambda v, g: b2 * v + (1 - b2) * g * g, memory["v"], gradients)
-    # The same averages of the constant 1 are Adam's bias corrections 1 - beta^t, kept for
-    # each weight: a weight that was reset counts its own steps.
-    m1 = tree_map(lambda c: b1 * c + (1 - b1), memory["m1"])
-    v1 = tree_map(lambda c: b2 * c + (1 - b2), memory["v1"])
-
-    def move(w, m, m1, v, v1):
-        return w - hyper["step_size"] * (m / m1) / (torch.sqrt(v / v1) + 1e-8)
-
-    return tree_map(move, params, m, m1, v, v1), {"m": m, "m1": m1, "v": v, "v1": v1}
-
-
-def _remember(*names: str) -> Callable:
-    """Memory of zeros: one list shaped like params for each name."""
-    return lambda params: {name: tree_map(torch.zeros_like, params) for name in names}
+def _sgd(params, gradients, state, hyper, context=None):
+    return tree_map(lambda w, g: w - hyper["step_size"] * g, params, gradients), state
 
 
 #: Stochastic gradient descent: w <- w - step_size g.
-sgd = Optimiser(_remember(), _sgd, {"step_size": 0.01}, "sgd")
-#: Heavy-ball momentum: v <- momentum v + g; w <- w - step_size v.
-momentum = Optimiser(_remember("trace"), _momentum, {"step_size": 0.001, "momentum": 0.9},
-                     "momentum")
-#: Adam (Kingma and Ba 2015, Algorithm 1), epsilon 1e-8.
-adam = Optimiser(_remember("m", "m1", "v", "v1"), _adam,
-                 {"step_size": 0.001, "beta_1": 0.9, "beta_2": 0.999}, "adam")
-
-
-def gradient_step(net: dict, hyper: dict, x: Tensor, y: Tensor, activation: str, loss: Callable,
-                  optimiser: Optimiser) -> tuple[Params, dict, list[Tensor], Tensor]:
-    """Predict one example, then move every weight down the gradient of its loss.
-
-    Returns
-    -------
-    params, memory : the network and the optimiser's memory after the step
-    features : list of tensors [units], the hidden activities before the step
-    score : scalar tensor, of the prediction before the step
-    """
-
-    def objective(params):
-        output, features = forward(params, x, activation)
-        value, score = loss(output, y)
-        return value, (output, features, score)
-
-    gradients, (output, features, score) = grad(objective, has_aux=True)(net["params"])
-    inputs = [x, *features]
-
-    def curvatures():  # a function, so that it costs nothing where nobody asks
-        return mlp.curvatures(net["params"], inputs, CURVATURE[loss](output), activation)
-
-    params, memory = optimiser.update(net["params"], gradients, net["memory"], hyper, inputs,
-                                      curvatures)
-    return params, memory, features, score
-
-
-def backprop(sizes: tuple[int, ...], activation: str = "relu", loss: Callable = squared_error,
-             optimiser: Optimiser = sgd) -> Learner:
-    """Make a backprop learner; with no hidden layer it is the linear learner.
-
-    Parameters
-    ----------
-    sizes : tuple of int
-        Inputs, units of each hidden layer, outputs.
-    activation : str
-        relu, leaky_relu, elu, swish, tanh or sigmoid.
-    loss : function
-        `squared_error` or `cross_entropy`.
-    optimiser : Optimiser
-        `sgd`, `momentum`, `adam`, or one with learned step sizes (`step_sizes`).
-
-    Returns
-    -------
-    Learner
-    """
-
-    def start(seed: Tensor) -> dict:
-        params = initialise(seed, sizes, activation)
-        return {"params": params, "memory": optimiser.start(params)}
-
-    def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
-        params, memory, _, score = gradient_step(net, hyper, x, y, activation, loss, optimiser)
-        return {"params": params, "memory": memory}, score
-
-    description = f"backprop {sizes} {activation} {loss.__name__} {optimiser.name}"
-    return Learner(start, step, dict(optimiser.settings), description, sizes[-1])
+sgd = Optimiser(optimizer_state(), _sgd, {"step_size": 0.01}, "sgd")

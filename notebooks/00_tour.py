@@ -31,9 +31,9 @@ from pathlib import Path
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms import continual_backprop
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop as cbp
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
-from dyndl_lite.learning import backprop
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()

@@ -36,10 +36,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from dyndl_lite import learning as backprop_module
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
-from dyndl_lite.learning import backprop
 from dyndl_lite.problems import regression
 
 plots.style()

@@ -42,10 +42,11 @@ import pandas as pd
 import torch
 
 from dyndl_lite import keyed_random
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
-from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems import datasets
 from dyndl_lite.problems import images as image_problems
 

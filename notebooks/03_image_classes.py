@@ -68,14 +68,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite.algorithms.backprop import conv_backprop
+from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.algorithms.incremental import held_back_accuracy as added_accuracy
 from dyndl_lite.algorithms.incremental import incremental, residual_continual_backprop
 from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
 from dyndl_lite.models import cnn, resnet
-from dyndl_lite.models.cnn import conv_backprop, held_back_accuracy, Layout
+from dyndl_lite.models.cnn import held_back_accuracy, Layout
 from dyndl_lite.problems.datasets import Cifar100, ImageNet32
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassIncremental, ClassPairs, WarmStart
@@ -154,7 +155,7 @@ linear = Layout(collection.side, stream.outputs, (), (), ())
 
 def with_new_heads(learner, layout):
     """The learner, with its last layer at zero when a task begins."""
-    return renewed(learner, layout, stream.begins, "heads")
+    return renewed(learner, "heads", stream.begins)
 
 
 results = ensemble.run(
@@ -290,7 +291,7 @@ look = {"bin": half // 10 or 1, "probe": held_back_accuracy, "folder": checkpoin
 warm = ensemble.run(
     halves,
     {"warm start": (plain, setting),
-     "shrink and perturb": (renewed(plain, many, halves.begins, "shrink and perturb"), setting)},
+     "shrink and perturb": (renewed(plain, "shrink and perturb", halves.begins), setting)},
     range(seed, seed + start_runs), 2 * half, **look)
 scratch = ensemble.run(at_once, {"from scratch": (plain, setting)}, range(seed, seed + start_runs),
                        half, **look)
@@ -358,17 +359,17 @@ growing = ClassIncremental(some if images == "fractals" else collection, added_t
                          added_held_back, added_minibatch, grown_epochs, new_classes,
                          tasks=grown, augmented=augmented)
 stages = resnet.Layout(growing.outputs, tuple(added_channels), blocks)
-learner = incremental(residual_continual_backprop(stages), growing)
+network = residual_continual_backprop(stages)
 setting = {"step_size": added_step_size, "replacement_rate": 0.0, "maturity_threshold": maturity}
 added = ensemble.run(
     growing,
     {
-        "continual backprop": (learner, {**setting, "replacement_rate": [0.0, added_rate]}),
-        "backprop from scratch": (learner, {**setting, "from_scratch": 1.0}),
+        "continual backprop": (incremental(network, growing), {**setting, "replacement_rate": [0.0, added_rate]}),
+        "backprop from scratch": (incremental(network, growing, from_scratch=True), setting),
     },
     range(seed, seed + added_runs), growing.steps, growing.task_length, probe=added_accuracy,
     folder=checkpoints / "added")
-added.loc[(added.replacement_rate == 0) & (added.from_scratch == 0), "learner"] = "backprop"
+added.loc[(added.replacement_rate == 0) & (added.learner == "continual backprop"), "learner"] = "backprop"
 added = added.sort_values(["learner", "seed", "step"])
 added["classes"] = [new_classes * (growing.task(step - 1)[0] + 1) for step in added.step]
 provenance.save_table(added, out, "added")
@@ -442,7 +443,7 @@ grew = ensemble.run(
         "backprop": (plain, setting),
         "continual backprop": (conv_continual_backprop(wide),
                                {**setting, "replacement_rate": replacement_rate}),
-        "backprop from scratch": (renewed(plain, wide, plainly.begins, "all"), setting),
+        "backprop from scratch": (renewed(plain, "all", plainly.begins), setting),
     },
     seeds, plainly.steps, grown_epochs, probe=held_back_accuracy,
     folder=checkpoints / "grew")

@@ -37,10 +37,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, diagnostics, ensemble, plots, provenance
-from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems import datasets
 from dyndl_lite.problems.images import PermutedImages
 

@@ -16,7 +16,7 @@
 # the weights grow, and how many dimensions the hidden layer still uses.
 #
 # One figure is computed in front of you, the others are recorded (long runs, kept in
-# `data/results/regularisers.csv`). Each says which it is.
+# `data/results/remedies.csv`). Each says which it is.
 
 # %% tags=["parameters"]
 profile = "laptop"  # name of the profile these values come from
@@ -35,14 +35,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from dyndl_lite.algorithms import layers, regularisers, resets
+from dyndl_lite.algorithms import layers, optimisers, resets
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.algorithms.layers import backprop_with
-from dyndl_lite.algorithms.regularisers import clipped, l2, l2_init, perturbed, protected, upgd
-from dyndl_lite.algorithms.resets import heads_reset, resetting
+from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, upgd
+from dyndl_lite.algorithms.regularisers import weight_clipping, with_noise
+from dyndl_lite.algorithms.resets import resetting
+from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
-from dyndl_lite.learning import adam, backprop
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
@@ -66,7 +68,7 @@ sizes = (stream.inputs, units, stream.outputs)
 # Each is an optimiser or a wrapper around a learner, a few lines long:
 
 # %%
-plots.source(regularisers.decayed, regularisers.decayed_to_start)
+plots.source(optimisers.l2, optimisers.l2_init)
 
 # %% [markdown]
 # **At the units.** Start afresh what no longer works. Continual backprop does so by utility, one
@@ -104,25 +106,25 @@ plots.source(layers._layer_normalise, layers._online_normalise, layers._online_l
 # %%
 learners = {
     "bp": ("backprop", backprop(sizes)),
-    "l2": ("L2", backprop(sizes, optimiser=l2)),
-    "shrink_perturb": ("shrink and perturb", perturbed(backprop(sizes, optimiser=l2))),
+    "l2": ("L2", backprop(sizes, optimiser=l2())),
+    "shrink_perturb": ("shrink and perturb", backprop(sizes, optimiser=l2(), after=(with_noise,))),
     "dropout": ("dropout", backprop_with("dropout", sizes)),
     "online_norm": ("online norm", backprop_with("online_norm", sizes)),
     "layer_norm": ("layer norm", backprop_with("layer_norm", sizes)),
     "adam": ("Adam", backprop(sizes, optimiser=adam)),
     "adam_proper": ("Adam, proper", backprop(sizes, optimiser=adam)),
-    "head_reset": ("head reset", heads_reset(backprop(sizes))),
-    "l2_init": ("L2 Init", backprop(sizes, optimiser=l2_init)),
+    "head_reset": ("head reset", renewed(backprop(sizes))),
+    "l2_init": ("L2 Init", backprop(sizes, optimiser=l2_init())),
     "redo": ("ReDo", resetting(sizes, "redo")),
     "self_normalised": ("self-normalised resets", resetting(sizes, "self_normalised")),
-    "upgd": ("UPGD", upgd(backprop(sizes, optimiser=protected))),
+    "upgd": ("UPGD", backprop(sizes, optimiser=upgd)),
     "crelu": ("CReLU", backprop_with("crelu", sizes)),
-    "clipping": ("weight clipping", backprop(sizes, optimiser=clipped())),
+    "clipping": ("weight clipping", backprop(sizes, after=(weight_clipping(),))),
     "cbp": ("continual backprop", continual_backprop(sizes)),
 }
 names = {who: name for who, (name, _) in learners.items()} | {"heads_kept": "heads not reset"}
 
-record = pd.read_csv("../data/results/regularisers.csv")
+record = pd.read_csv("../data/results/remedies.csv")
 
 
 def recorded(problem, size):
@@ -342,7 +344,7 @@ for claim, value in {
 # those who will not tune.
 #
 # **Exercises.** (1) Put `redo` and `upgd` into `live`. (2) Combine two remedies, for example
-# `perturbed(backprop(sizes, optimiser=l2_init))`, and sweep it with `ensemble.run`. (3) Give dropout
+# `backprop(sizes, optimiser=l2_init(), after=(with_noise,))`, and sweep it with `ensemble.run`. (3) Give dropout
 # 20 hidden units. Does it still hurt? (4) Wrap continual backprop in `heads_reset`.
 
 # %% tags=["provenance"]

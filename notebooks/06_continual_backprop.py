@@ -63,7 +63,7 @@ sizes = (stream.inputs, 5, stream.outputs)
 # $$ u_i \leftarrow \eta\, u_i + (1-\eta)\, y_i, \qquad \hat u_i = \frac{u_i}{1-\eta^{a_i}},
 # \qquad f_i \leftarrow \eta f_i + (1-\eta) h_i, \qquad \hat f_i = \frac{f_i}{1-\eta^{a_i}} . $$
 #
-# The code keeps $1-\eta^{a_i}$ as a running average of ones, `weight_of_past`: the same number,
+# The code keeps $1-\eta^{a_i}$ as a running average of ones, `bias_correction`: the same number,
 # without the power.
 
 # %%

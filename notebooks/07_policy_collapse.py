@@ -38,18 +38,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance
-from dyndl_lite.learning import adam
 from dyndl_lite.rl import navigation as world
 from dyndl_lite.rl import ppo as algorithm
-from dyndl_lite.rl import renewal, slippery_ant, train
+from dyndl_lite.rl import slippery_ant
 from dyndl_lite.rl.navigation import navigation
 from dyndl_lite.rl.policies import gaussian
 from dyndl_lite.rl.ppo import ppo
-from dyndl_lite.rl.torch_environments import torch_worlds
-from dyndl_lite.rl.train import Arm
+from dyndl_lite.rl.rollouts import torch_rollouts
+from dyndl_lite.rl.train_ppo import Condition, train_ppo
 
 plots.style()
 seeds = range(seed, seed + runs)
@@ -77,7 +77,7 @@ plots.source(algorithm.advantages)
 # $$ \mathbb{E}\left[\min\big(r A_t,\ \mathrm{clip}(r, 1-\epsilon, 1+\epsilon)\, A_t\big)\right] . $$
 
 # %%
-plots.source(algorithm.clipped_gain)
+plots.source(algorithm.clipped_surrogate)
 
 # %% [markdown]
 # ## A world that changes its code
@@ -97,21 +97,21 @@ plots.source(world.Navigation.step, world.Navigation.observe, world.new_code)
 # betas that agree (0.99 both) *proper*.
 
 # %%
-agent = ppo(navigation.observations, gaussian(navigation.numbers, deviation=0.5), (32, 32),
-            optimiser=decayed(adam), renewal=renewal.replacement())
-standard = {"step_size": step_size, "discount": 0.9, "trace_decay": 0.9, "weight_decay": 0.0,
+agent = ppo(navigation.observations, gaussian(navigation.reals, deviation=0.5), (32, 32),
+            "relu", l2(adam), least_useful())
+standard = {"step_size": step_size, "discount": 0.9, "gae_lambda": 0.9, "weight_decay": 0.0,
             "replacement_rate": 0.0, "maturity_threshold": 300.0}
 proper = {**standard, "beta_1": 0.99, "beta_2": 0.99}
-arms = {
-    "PPO": Arm(standard),
-    "PPO, proper betas": Arm(proper),
-    "+ L2": Arm({**proper, "weight_decay": weight_decay}),
-    "+ continual backprop": Arm({**proper, "replacement_rate": replacement_rate}),
-    "fresh agent each task": Arm({**proper, "step_size": 0.01}, renewed="all"),
-    "PPO, proper betas, no changes": Arm(proper, stationary=True),
+conditions = {
+    "PPO": Condition(standard),
+    "PPO, proper betas": Condition(proper),
+    "+ L2": Condition({**proper, "weight_decay": weight_decay}),
+    "+ continual backprop": Condition({**proper, "replacement_rate": replacement_rate}),
+    "fresh agent each task": Condition({**proper, "step_size": 0.01}, reset="all"),
+    "PPO, proper betas, no changes": Condition(proper, stationary=True),
 }
-frame = train.run(torch_worlds(navigation, world.new_code), agent, arms, seeds,
-                     iterations * tasks, iterations // 3, iterations, folder=checkpoints)
+frame = train_ppo(torch_rollouts(navigation, world.new_code), agent, conditions, seeds,
+                  iterations * tasks, iterations // 3, iterations, folder=checkpoints)
 lowest, highest = (world.expected_return(choose) for choose in (world.aimless, world.straight))
 frame["score"] = (frame["return"] - lowest) / (highest - lowest)
 per_task = frame[frame.step == frame.groupby("task").step.transform("max")]  # its last third
@@ -128,7 +128,7 @@ def score_figure(ax):
 
 early = per_task[per_task.task == 1].groupby(["learner", "seed"]).score.mean()
 late = per_task[per_task.task > tasks - min(5, tasks - 1)].groupby(["learner", "seed"]).score.mean()
-table = compare.table(late, "last 5 tasks").loc[list(arms)]
+table = compare.table(late, "last 5 tasks").loc[list(conditions)]
 table.insert(0, "task 1", early.groupby("learner").mean())
 figure, ax = plt.subplots()
 score_figure(ax)
@@ -145,7 +145,7 @@ table.round(3)
 # %%
 paired = pd.DataFrame(
     {name: [*compare.paired(late[name], early[name]),
-            *compare.paired(late[name], late["PPO, proper betas"])] for name in arms},
+            *compare.paired(late[name], late["PPO, proper betas"])] for name in conditions},
     index=["last - first", "low", "high", "minus PPO, proper betas", "low ", "high "]).T
 claims.record(out, "ppo-collapses", paired.loc["PPO", "high"], profile)
 claims.record(out, "ppo-stationary-keeps", paired.loc["PPO, proper betas, no changes", "low"], profile)
@@ -391,9 +391,9 @@ pd.concat(ends_of_ants, names=["world", "learner"]).round(0)
 # *Limits.* One small world, one architecture; a code that changes is not friction that changes. The robot
 # runs are far too short to repeat the published result.
 #
-# **Exercises.** (1) Draw new heads in the agent with proper betas (`renewed="heads"`). (2) Give the
-# networks 8 units a layer: does it matter now which unit is replaced (`renewal.replacement("random")`)? (3) Let the `physics` of CartPole slip instead of the code
-# (`worlds.slipped`): does PPO collapse there too? (4) Give the Ant a night.
+# **Exercises.** (1) Draw new heads in the agent with proper betas (`reset="heads"`). (2) Give the
+# networks 8 units a layer: does it matter now which unit is replaced (`least_useful("random")`)? (3) Let the `physics` of CartPole slip instead of the code
+# (`environments.slipped`): does PPO collapse there too? (4) Give the Ant a night.
 
 # %% tags=["provenance"]
 provenance.footer(profile=profile, runs=runs, tasks=tasks, iterations=iterations, seed=seed,

@@ -40,9 +40,11 @@ import torch
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance
 from dyndl_lite.files import UserError
-from dyndl_lite.rl import dynamic_q, environments, gym_lives, life, lives, stream_x, streaming
-from dyndl_lite.rl.actor_critic import stream_ac
-from dyndl_lite.rl.streaming import stream_q, stream_td
+from dyndl_lite.rl import environments, stream_x, streaming
+from dyndl_lite.rl.gymnasium_adapters import find, sizes
+from dyndl_lite.rl.interaction import probe
+from dyndl_lite.rl.streaming import stream_ac, stream_q, stream_td
+from dyndl_lite.rl.train_streaming import rollout, train_streaming
 
 plots.style()
 plots.LABELS |= {"return": "return (mean over the episodes of a bin)"}
@@ -90,14 +92,14 @@ plots.source(stream_x.obgd)
 # divided by the running deviation of their discounted sum.
 
 # %%
-plots.source(stream_x.sparse_row, stream_x.forward, stream_x.perceive, stream_x.earn)
+plots.source(stream_x.sparse_row, stream_x.apply, stream_x.normalise, stream_x.scale_reward)
 
 # %% [markdown]
 # With these, Watkins's Q($\lambda$) reads as in the textbook. An exploratory action cuts the traces,
-# since what follows says nothing about the greedy choices before. (The released code cuts after
-# the update instead of before, and only with a flag; it counts time limits as ends, and tells the
-# agent the time; and it rounds the number of zero weights up, which for CartPole makes the
-# first layer all zero. Here one weight is always left.)
+# since what follows says nothing about the greedy choices before: before the update, as in the paper's
+# pseudocode (`cut` 1); the released code cuts after it (`cut` 2). (The release also counts time limits as
+# ends, and tells the agent the time; and it rounds the number of zero weights up, which for CartPole
+# makes the first layer all zero. Here one weight is always left.)
 
 # %%
 plots.source(stream_q)
@@ -114,8 +116,8 @@ agent = stream_q(cart_pole.observations, cart_pole.actions)
 variants = {"stream Q": {}, "classic Q": {**stream_x.CLASSIC, "step_size": step_sizes},
             **{f"without {part}": values for part, values in stream_x.ABLATIONS.items()},
             "without the cut": {"cut": 0.0}}
-results = lives.run(agent, cart_pole, variants, seeds, steps, steps // 10, probes=[life.probe()],
-                    path=checkpoints / "cart_pole.pt")
+results = train_streaming(agent, cart_pole, variants, seeds, steps, steps // 10, probes=[probe()],
+                          folder=checkpoints, name="cart_pole")
 provenance.save_table(results, out, "cart_pole")
 
 # %% [markdown]
@@ -196,9 +198,7 @@ told = {"stream TD": {}, "classic TD": {**stream_x.CLASSIC, "step_size": step_si
         "stream TD without layer norm": {"layer_norm": 0.0},
         "stream TD without traces": {"trace_decay": 0.0}}
 told = {name: {"discount": 0.9, **values} for name, values in told.items()}
-all_lives = lives.Lives(predictor, environments.mackey_glass, told, seeds, prediction_steps)
-chunk = min(prediction_steps, 1000)
-reports = torch.cat([all_lives.live(chunk) for _ in range(prediction_steps // chunk)])
+settings, reports = rollout(predictor, environments.mackey_glass, told, seeds, prediction_steps)
 reward, value = reports[..., 0].double().numpy(), reports[..., 3].double().numpy()
 to_come = np.zeros_like(reward)
 for t in reversed(range(len(reward) - 1)):
@@ -206,7 +206,7 @@ for t in reversed(range(len(reward) - 1)):
 span = slice(int(0.9 * len(reward)) - 50, len(reward) - 50)  # the very last sums are incomplete
 error = (np.sqrt(((value - to_come)[span] ** 2).mean(0)) / to_come[span].std(0)).clip(max=1e3)
 errors = pd.DataFrame(error, columns=pd.Index(seeds, name="seed"), index=pd.MultiIndex.from_tuples(
-    [(name, s["step_size"]) for name, s in all_lives.settings], names=["learner", "step_size"])).stack().sort_index()
+    [(name, s["step_size"]) for name, s in settings], names=["learner", "step_size"])).stack().sort_index()
 prediction = compare.table(errors, "relative error, last tenth").reset_index()
 prediction.assign(step_size=prediction.step_size.map("{:g}".format)).round(3)
 
@@ -304,7 +304,7 @@ without("stream")
 # and for all other actions what it expects anyway:
 
 # %%
-plots.source(dynamic_q.dynamic_q)
+plots.source(streaming.dynamic_q)
 
 # %%
 rows = []
@@ -411,14 +411,14 @@ pd.DataFrame(rows, columns=["difference", "first", "second", "mean", "low", "hig
 # %%
 for name in ["CartPole-v1", "Hopper-v5", "MinAtar/Breakout-v1"]:
     try:
-        make = gym_lives.find(name)
+        make = find(name)
     except UserError as error:
         print(error)
         continue
-    observations, actions, reals = gym_lives.sizes(make)
+    observations, actions, reals = sizes(make)
     this = (stream_q(observations, actions, (16,)) if actions else
             stream_ac(observations, actions, (16,), reals=reals))
-    lived = gym_lives.run(this, make, {"stream": {}}, range(2), 50, 50)
+    lived = train_streaming(this, make, {"stream": {}}, range(2), 50, 50)
     print(f"{name}: {observations} observations, {actions or reals} "
           f"{'actions' if actions else 'torques'}; 50 steps of 2 untrained agents: "
           f"mean reward {lived.reward.mean():.2f}")
@@ -475,7 +475,7 @@ for name in ["CartPole-v1", "Hopper-v5", "MinAtar/Breakout-v1"]:
 # for Hopper, Freeway and two more changing worlds, which were not recorded.
 #
 # **Exercises.** (1) Set `trace_decay` to 0.95 and to 0.5. (2) Give the classic learner layer
-# normalisation and nothing else. (3) Let `lives.run` live in `environments.mountain_car`, whose reward is far away; raise `limit`
+# normalisation and nothing else. (3) Let `train_streaming` run in `environments.mountain_car`, whose reward is far away; raise `limit`
 # with `_replace`. (4) Write another change of the world for `changes`, for instance a sensor that dies.
 
 # %% tags=["provenance"]

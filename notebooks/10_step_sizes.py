@@ -40,6 +40,7 @@ import pandas as pd
 from IPython.display import display
 
 from dyndl_lite.algorithms import step_sizes
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.algorithms.step_sizes import (
     autostep,
@@ -52,7 +53,6 @@ from dyndl_lite.algorithms.step_sizes import (
 )
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
-from dyndl_lite.learning import backprop
 from dyndl_lite.models import mlp
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 from dyndl_lite.problems.tracking import FlippingSigns, RandomWalks

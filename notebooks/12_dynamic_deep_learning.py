@@ -35,12 +35,12 @@ import pandas as pd
 import torch
 from torch.utils._pytree import tree_map
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.cli import claims
 from dyndl_lite.dynamic import credit, population
 from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import compare, drivers, ensemble, plots, provenance
-from dyndl_lite.learning import backprop
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
@@ -176,7 +176,7 @@ plots.film(figure, draw, len(frames), "growth", out=out, alt=(
     f"{min(f['error'] for f in frames):.5f} at its lowest, and ends at {frames[-1]['error']:.5f}."))
 
 # %% [markdown]
-# (If your viewer does not show the film: it is also in `data/figures/population.gif`.)
+# (If your viewer does not show the film: it is also in `data/figures/growth.gif`.)
 #
 # ## Against continual backprop, live
 #

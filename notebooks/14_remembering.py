@@ -53,10 +53,11 @@ import pandas as pd
 import seaborn as sns
 import torch
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
-from dyndl_lite.learning import backprop, cross_entropy
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems import datasets
 from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
 

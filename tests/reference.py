@@ -225,6 +225,7 @@ class ContinualBackprop(Backprop):
         """Part one of a replacement: the unit is heard no more, and its averages begin anew."""
         if not self.as_released:
             self.b[layer + 1] += self.W[layer + 1][:, i] * f_hat
+        if not self.as_released or self.optimiser == "adam":  # the release forgets Adam's alone
             memory = self.memory[layer + 1][0]
             memory.first[:, i] = memory.second[:, i] = memory.steps[:, i] = 0
         self.W[layer + 1][:, i] = 0
@@ -237,7 +238,7 @@ class ContinualBackprop(Backprop):
         u = draw_uniform(self.seed, REBIRTH, self.t, np.arange(fan_in) + 2**20 * layer)
         self.W[layer][i] = bound(fan_in, self.activation) * (2 * u - 1)
         self.b[layer][i] = 0
-        if not self.as_released:
+        if not self.as_released or self.optimiser == "adam":
             for memory in self.memory[layer]:
                 memory.first[i] = memory.second[i] = memory.steps[i] = 0
 

@@ -83,10 +83,10 @@ class Statistics:
 def live(who, life, hyper, seed, steps, limit):
     """Live through CartPole, episodes cut off after `limit` steps; give rewards, ends, and nets."""
     env = gymnasium.make("CartPole-v1").unwrapped
-    critic = Net(life["mind"]["critic"]["params"], hyper, hyper["kappa"])
+    critic = Net(life["agent"]["critic"]["params"], hyper, hyper["kappa"])
     nets = [critic]
     if who == "ac":
-        actor = Net(life["mind"]["actor"]["params"], hyper, hyper["kappa_policy"])
+        actor = Net(life["agent"]["actor"]["params"], hyper, hyper["kappa_policy"])
         nets.append(actor)
     eyes, pay, u, age = Statistics(), Statistics(), 0.0, 0
 

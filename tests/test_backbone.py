@@ -7,9 +7,10 @@ import torch
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.dynamic import backbone
 from dyndl_lite.experiment import ensemble
-from dyndl_lite.learning import backprop, cross_entropy, squared_error
+from dyndl_lite.learning import cross_entropy, squared_error
 from dyndl_lite.models import mlp
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.bench import supervised
 from dyndl_lite.experiment import drivers
-from dyndl_lite.learning import backprop
 
 
 def test_measure_gives_a_row_for_each_learner(monkeypatch):
@@ -70,10 +70,10 @@ def test_the_plain_loop_makes_the_errors_of_our_continual_backprop(monkeypatch):
     plain = supervised.PlainContinualBackprop(sizes)
     net, ours, theirs = side_by_side(continual_backprop(sizes), plain, sizes, 150)
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
-    for units, u, f, due in zip(net["units"], plain.utility, plain.mean, plain.due):
+    for units, u, f, due in zip(net["after"][0]["units"], plain.utility, plain.mean, plain.due):
         torch.testing.assert_close(units["utility"], u, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(units["mean_activity"], f, rtol=1e-3, atol=1e-4)
-        assert float(units["due"]) == pytest.approx(due, rel=1e-3)
+        assert float(units["accumulator"]) == pytest.approx(due, rel=1e-3)
 
 
 def test_the_plain_loop_really_replaces_units(monkeypatch):
@@ -84,7 +84,7 @@ def test_the_plain_loop_really_replaces_units(monkeypatch):
     learner.settings.update(replacement_rate=1 / 32, maturity_threshold=20)
     plain = supervised.PlainContinualBackprop(supervised.SCR)
     net, ours, theirs = side_by_side(learner, plain, supervised.SCR, 27)  # one is due now
-    age = net["units"][0]["age"]
+    age = net["after"][0]["units"][0]["age"]
     assert (age < 27).sum() == 1 and torch.equal(age, plain.age[0])
     k = int(age.argmin())
     assert age[k] == 0 and plain.layers[1].weight[0, k] == 0 and plain.layers[0].bias[k] == 0

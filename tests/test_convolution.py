@@ -7,13 +7,15 @@ from reference_convolution import Textbook
 from reference_torch import driven
 from test_learners import double, one_line
 
-from dyndl_lite.algorithms.channels import conv_continual_backprop
+from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.backprop import conv_backprop
+from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
+from dyndl_lite.algorithms.optimisers import adam, momentum
 from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.bench import supervised
 from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
 from dyndl_lite.experiment import drivers, ensemble
-from dyndl_lite.learning import adam, momentum
-from dyndl_lite.models.cnn import conv_backprop, forward, held_back_accuracy, initialise, Layout
+from dyndl_lite.models.cnn import forward, held_back_accuracy, initialise, Layout
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassPairs
 
@@ -56,7 +58,7 @@ def test_backprop_agrees_with_the_textbook(layout):
     net, scores = live(conv_backprop(layout), X, Y, step_size=0.02)
     assert scores == pytest.approx(expected)
     assert_same(net, textbook)
-    for (W, b), W_ref, b_ref in zip(net["memory"]["trace"], textbook.vW, textbook.vb):
+    for (W, b), W_ref, b_ref in zip(net["memory"]["per_weight"]["trace"], textbook.vW, textbook.vb):
         np.testing.assert_allclose(W, W_ref, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(b, b_ref, rtol=1e-5, atol=1e-6)
 
@@ -70,9 +72,9 @@ def test_continual_backprop_agrees_with_the_textbook():
     net, scores = live(conv_continual_backprop(TINY), X, Y, step_size=0.02, **BUSY)
     assert scores == pytest.approx(expected)
     assert_same(net, textbook)
-    for (W, _), W_ref in zip(net["memory"]["trace"], textbook.vW):
+    for (W, _), W_ref in zip(net["memory"]["per_weight"]["trace"], textbook.vW):
         np.testing.assert_allclose(W, W_ref, rtol=1e-5, atol=1e-6)
-    for units, u, f, age in zip(net["units"], textbook.utility, textbook.mean, textbook.age):
+    for units, u, f, age in zip(net["after"][0]["units"], textbook.utility, textbook.mean, textbook.age):
         np.testing.assert_allclose(units["utility"], u, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(units["mean_activity"], f, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(units["age"], age)
@@ -83,9 +85,9 @@ def test_a_replaced_channel_leaves_its_mean_and_no_weights():
     setting = BUSY | {"step_size": 0.0, "replacement_rate": 0.099}
     before = double(conv_continual_backprop(TINY).start(torch.tensor(SEED)))
     net, _ = live(conv_continual_backprop(TINY), X, Y, **setting)  # one of 4 channels is due now
-    young = [int(units["age"].argmin()) for units in net["units"]]
-    assert net["units"][1]["age"][young[1]] < 9
-    stay = [k for k in range(5) if net["units"][2]["age"][k] == 9]  # a newborn hears everyone
+    young = [int(units["age"].argmin()) for units in net["after"][0]["units"]]
+    assert net["after"][0]["units"][1]["age"][young[1]] < 9
+    stay = [k for k in range(5) if net["after"][0]["units"][2]["age"][k] == 9]  # a newborn hears everyone
     listeners = net["params"][2][0].reshape(5, 4, 4)[stay]
     assert len(stay) >= 3 and (listeners[:, young[1]] == 0).all()  # from all four places
     others = [c for c in range(4) if c != young[1]]
@@ -122,7 +124,7 @@ def test_the_linear_baseline_is_a_linear_function_of_the_pixels():
 def test_heads_are_reset_when_a_task_begins_and_only_then(optimiser):
     X, Y = minibatches(7)
     plain = conv_backprop(TINY, optimiser)
-    learner = renewed(plain, TINY, lambda t: t % 3 == 0, "heads")
+    learner = renewed(plain, "heads", lambda t: t % 3 == 0)
     setting = {"step_size": 0.01}
     net, _ = live(learner, X[:3], Y[:3], **setting)
     assert net["params"][-1][0].abs().max() > 0
@@ -135,7 +137,7 @@ def test_heads_are_reset_when_a_task_begins_and_only_then(optimiser):
     for (W, _), (V, _) in zip(short["params"], same["params"]):
         torch.testing.assert_close(W, V)
     short["params"][-1] = tuple(torch.zeros_like(p) for p in short["params"][-1])
-    for pairs in short["memory"].values():
+    for pairs in short["memory"]["per_weight"].values():
         pairs[-1] = tuple(torch.zeros_like(p) for p in pairs[-1])
     hyper = {k: torch.tensor(float(v)) for k, v in {**plain.settings, **setting}.items()}
     expected, _ = plain.step(short, hyper, torch.tensor(X[3]), torch.tensor(Y[3]))
@@ -148,10 +150,10 @@ def test_from_scratch_and_shrink_and_perturb():
     X, Y = minibatches(4)
     begins = lambda t: t == 3  # noqa: E731
     still = {"step_size": 0.0}
-    scratch, _ = live(renewed(conv_backprop(TINY), TINY, begins, "all"), X, Y, **still)
+    scratch, _ = live(renewed(conv_backprop(TINY), "all", begins), X, Y, **still)
     old = initialise(torch.tensor(SEED), TINY)
-    new = initialise(torch.tensor(SEED + 3 * 2**20), TINY)
-    shrunk, _ = live(renewed(conv_backprop(TINY), TINY, begins, "shrink and perturb"), X, Y,
+    new = initialise(random.bits(torch.tensor(SEED), random.WEIGHTS, 3, 2**30), TINY)
+    shrunk, _ = live(renewed(conv_backprop(TINY), "shrink and perturb", begins), X, Y,
                      **still, shrink=0.5, perturb=0.25)
     for (W, _), (V, _), (A, _), (B, _) in zip(scratch["params"], shrunk["params"], old, new):
         torch.testing.assert_close(W, B.double())
@@ -161,7 +163,7 @@ def test_from_scratch_and_shrink_and_perturb():
 def test_ensembles_agree_with_one_network_alone(tmp_path):
     """Two settings and two runs at once, by two drivers, as each alone; resumed half way, too."""
     stream = ClassPairs(Fractals(12, images=24), train=16, held_back=8, minibatch=8, epochs=2)
-    learner = renewed(conv_continual_backprop(TINY), TINY, stream.begins, "heads")
+    learner = renewed(conv_continual_backprop(TINY), "heads", stream.begins)
     values = BUSY | {"step_size": [0.01, 0.05]}
 
     def run(seeds, steps=24, **rest):
@@ -234,9 +236,9 @@ def test_the_plain_loop_replaces_the_channels_that_ours_does(monkeypatch):
     for x, y in zip(X, Y):
         net, _ = learner.step(net, hyper, x, y)
         loop.learn(x, y)
-    ages = [units["age"] for units in net["units"]]
+    ages = [units["age"] for units in net["after"][0]["units"]]
     assert ages[1].min() == 0 and ages[2].min() == 0 and ages[0].min() == 9
-    for age, theirs, units, mean in zip(ages, loop.age, net["units"], loop.mean):
+    for age, theirs, units, mean in zip(ages, loop.age, net["after"][0]["units"], loop.mean):
         torch.testing.assert_close(age, theirs)
         torch.testing.assert_close(units["mean_activity"], mean, rtol=1e-4, atol=1e-5)
     k = int(ages[1].argmin())

@@ -9,10 +9,10 @@ import torch
 from test_learners import double, examples, live, LOSSES, one_line, SEED
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.dynamic import decentralised as module
 from dyndl_lite.dynamic.decentralised import decentralised
 from dyndl_lite.experiment import drivers, ensemble
-from dyndl_lite.learning import backprop
 
 SIZES, CAPACITY = (8, 5, 2), 4
 LEVELS = {"rewiring": 0.02, "meta_step_size": 0.02, "step_size": 0.005}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.func import vmap
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.experiment import diagnostics as look
-from dyndl_lite.learning import backprop
 from dyndl_lite.models.mlp import forward, initialise
 
 RNG = np.random.default_rng(0)

@@ -11,10 +11,11 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.dynamic import backbone, credit, network, population, shadow
-from dyndl_lite.experiment import ensemble
+from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.experiment.compare import window_mean
-from dyndl_lite.learning import backprop, cross_entropy, squared_error
+from dyndl_lite.learning import cross_entropy, squared_error
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 # torch's own, when it compiles.
@@ -625,7 +626,7 @@ def test_the_compiled_loop_gives_what_the_plain_loop_gives(capsys):
     settings, seeds, results = ensemble.grid(DYNAMIC, **CALM), torch.arange(5), []
     for kind in ("eager", "scan"):
         nets, hypers = ensemble.start(DYNAMIC, settings, seeds)
-        advance, scores = ensemble._driver(kind, DYNAMIC.step), []
+        advance, scores = drivers.reused(kind, ensemble.batched(DYNAMIC.step)), []
         for t in range(0, 1_500, 500):
             nets, score = advance(nets, hypers, *STREAM.examples(seeds, t, 500))
             scores.append(score)

@@ -10,15 +10,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.optimisers import adam, momentum
 from dyndl_lite.experiment import checkpoint, diagnostics, drivers, ensemble
-from dyndl_lite.learning import adam, backprop, cross_entropy, momentum
+from dyndl_lite.experiment import run as run_module
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems.datasets import digits
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
@@ -36,7 +40,7 @@ BUSY = {"step_size": 0.01, "replacement_rate": 0.02, "maturity_threshold": 10}
 def on_cpu_and_unheard(monkeypatch):
     """Every test hears the notices that earlier ones have heard."""
     drivers.notice.cache_clear()
-    ensemble._driver.cache_clear()
+    drivers._made.clear()
     monkeypatch.delenv("DYNDL_DATA", raising=False)
 
 
@@ -161,7 +165,7 @@ def test_the_busy_learners_do_replace_units():
     """Or the tests above and below would say nothing of replacement."""
     for name in ("continual", "random", "shallow"):
         nets = after("eager", *LEARNERS[name], steps=200)[0]
-        for units in nets["units"]:
+        for units in nets["after"][0]["units"]:
             assert (units["age"] < 150).any(-1).all()  # in every layer of every net
 
 
@@ -226,7 +230,7 @@ def test_without_torchs_private_scan_it_goes_on_uncompiled(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch._higher_order_ops.scan", None)
     monkeypatch.setattr(drivers, "WORTH_COMPILING", 0)
     for _ in range(2):
-        ensemble._driver.cache_clear()
+        drivers._made.clear()
         assert_frame_equal(run(*LEARNERS["backprop"]), expected)
     notices = [line for line in capsys.readouterr().out.splitlines() if "uncompiled" in line]
     assert len(notices) == 1 and "scan" in notices[0]
@@ -260,10 +264,12 @@ def test_without_a_compiler_it_goes_on_uncompiled(tmp_path):
 
 @dataclass(frozen=True)
 class Slow(SlowlyChangingRegression):
-    """A stream that takes its time, so that there is time to kill who listens to it."""
+    """A stream that takes its time, so that there is time to kill who listens, or breaks off."""
 
     def examples(self, seeds, start, count):
         time.sleep(float(os.environ.get("PAUSE", 0)))
+        if os.environ.get("STOP") == str(start):
+            raise KeyboardInterrupt
         return super().examples(seeds, start, count)
 
 
@@ -305,32 +311,80 @@ def test_a_compiled_run_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
     asked = {"steps": 400, "chunk": 10, "save_every": 0}
     whole = run(learner, values, **asked, folder=tmp_path / "whole")
 
-    @dataclass(frozen=True)
-    class Interrupted(SlowlyChangingRegression):
-        def examples(self, seeds, start, count):
-            if start == 230:
-                raise KeyboardInterrupt
-            return super().examples(seeds, start, count)
-
-        __repr__ = SlowlyChangingRegression.__repr__
-
-    Interrupted.__qualname__ = SlowlyChangingRegression.__qualname__
+    monkeypatch.setenv("STOP", "230")
     with pytest.raises(KeyboardInterrupt):
-        run(learner, values, **asked, folder=tmp_path, stream=Interrupted(flip_period=50))
+        run(learner, values, **asked, folder=tmp_path, stream=Slow(flip_period=50))
     assert torch.load(tmp_path / "it.pt", weights_only=True)["t"] == 230
-    resumed = run(learner, values, **asked, folder=tmp_path)
+    monkeypatch.delenv("STOP")
+    resumed = run(learner, values, **asked, folder=tmp_path, stream=Slow(flip_period=50))
     assert "afresh" not in (said := capsys.readouterr().out) and "uncompiled" not in said
     assert_frame_equal(resumed, whole, check_exact=True)
 
 
 def test_a_finished_run_is_read_back_from_its_checkpoint(tmp_path, monkeypatch):
-    frame = run(*LEARNERS["continual"], folder=tmp_path)
-    monkeypatch.setattr(ensemble._Life, "advance", None)  # nothing is computed again
-    assert_frame_equal(run(*LEARNERS["continual"], folder=tmp_path), frame, check_exact=True)
+    asked = {"stream": Slow(flip_period=50), "folder": tmp_path}
+    frame = run(*LEARNERS["continual"], **asked)
+    monkeypatch.setenv("STOP", "50")  # nothing is computed again
+    assert_frame_equal(run(*LEARNERS["continual"], **asked), frame, check_exact=True)
+
+
+@pytest.mark.parametrize("steps, bin, longer", [(200, 50, 400), (100, 40, 200)])
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, monkeypatch, capsys, steps, bin, longer):
+    """Bit for bit, if the bins of the shorter one are bins of the longer one; else it starts anew."""
+    asked = {"values": BUSY, "bin": bin, "stream": Slow(flip_period=50)}
+    learner = LEARNERS["shallow"][0]
+    whole = run(learner, **asked, steps=longer)
+    run(learner, **asked, steps=steps, folder=tmp_path)
+    fits = steps % bin == 0
+    if fits:
+        monkeypatch.setenv("STOP", "50")
+    assert_frame_equal(run(learner, **asked, steps=longer, folder=tmp_path), whole, check_exact=True)
+    assert ("afresh" in capsys.readouterr().out) != fits
+
+
+@pytest.mark.parametrize("steps, bin, ends", [
+    (200, 50, [50, 100, 150, 200]), (200, 60, [60, 120, 200]), (200, 70, [70, 140, 200]),
+    (30, 70, [30]), (1_000_000, 33_333, [*range(33_333, 966_658, 33_333), 1_000_000])])
+def test_the_last_bin_takes_what_is_left(steps, bin, ends):
+    assert run_module.bin_ends(steps, bin) == ends
+
+
+def test_a_ragged_bin_holds_the_mean_of_its_errors():
+    asked = {"learner": backprop(SCR), "values": {"step_size": 0.01}, "steps": 110}
+    single = run(**asked, bin=1).squared_error.to_numpy().reshape(3, 110)
+    ragged = run(**asked, bin=30, chunk=7)
+    assert pick(ragged, seed=0).step.tolist() == [30, 60, 90, 110]
+    for seed in range(3):
+        means = [part.mean() for part in np.split(single[seed], [30, 60, 90])]
+        np.testing.assert_allclose(pick(ragged, seed=seed).squared_error, means, rtol=1e-4)
+
+
+def test_a_prime_bin_is_not_cut_into_single_steps():
+    assert [run_module.chunk_of(*given) for given in [(10_007, 1_000), (1_009, 1_000), (997, 1_000),
+                                                      (1_500, 1_000), (7, 0)]] == [909, 504, 997, 750, 1]
+    lengths = []
+
+    @dataclass(frozen=True)
+    class Told(SlowlyChangingRegression):
+        def examples(self, seeds, start, count):
+            lengths.append(count)
+            return super().examples(seeds, start, count)
+
+    run(backprop(SCR), stream=Told(), steps=202, bin=101, chunk=50)
+    assert lengths[1:] == [2, 33, 33, 33, 2, 33, 33, 33]
+
+
+def test_the_score_and_the_driver_may_be_named(monkeypatch):
+    made, make = [], drivers.make
+    monkeypatch.setattr(drivers, "make", lambda kind, step: made.append(kind) or make("eager", step))
+    frame = run(backprop(SCR), driver="in_place", metric="mse")
+    assert made == ["in_place"] and "squared_error" not in frame
+    np.testing.assert_allclose(frame.mse, run(backprop(SCR)).squared_error)
 
 
 @pytest.mark.parametrize("change", [
-    {"values": {"step_size": 0.02}}, {"seeds": [0, 1, 3]}, {"steps": 250}, {"bin": 100},
+    {"values": {"step_size": 0.02}}, {"seeds": [0, 1, 3]}, {"steps": 150}, {"bin": 100},
+    {"metric": "mse"}, {"probe": diagnostics.probe()},
     {"stream": SlowlyChangingRegression(flip_period=60)}, {"learner": backprop(SCR, "tanh")},
 ], ids=lambda change: next(iter(change)))
 def test_a_checkpoint_of_another_run_is_not_continued(tmp_path, capsys, change):
@@ -405,9 +459,9 @@ FOUR_CLASSES = PermutedImages(torch.rand(8, 4), torch.arange(8) % 4, 8)
 
 
 @pytest.mark.parametrize("request_, words", [
-    ({"steps": 200, "bin": 60}, ["bin 60", "steps 200"]),
     ({"steps": 0}, ["steps 0"]),
     ({"bin": 0}, ["bin 0"]),
+    ({"driver": "fast"}, ["'fast'", "scan"]),
     ({"seeds": []}, ["seeds"]),
     ({"learner": backprop((19, 5, 1))}, ["'it'", "(19, 5, 1)", STREAM.name, "20 inputs"]),
     ({"learner": backprop(SCR, loss=cross_entropy)}, ["'it'", "cross_entropy", STREAM.name]),
@@ -423,7 +477,7 @@ FOUR_CLASSES = PermutedImages(torch.rand(8, 4), torch.arange(8) % 4, 8)
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_a_bad_request_is_refused_in_one_line_before_any_work(tmp_path, monkeypatch, request_,
                                                               words):
-    monkeypatch.setattr(ensemble._Life, "run", None)
+    monkeypatch.setattr(run_module, "run", None)
     with pytest.raises(ValueError) as raised:
         run(**{"learner": backprop(SCR), "folder": tmp_path / "new", **request_})
     assert all(word in one_line(raised) for word in words), raised.value

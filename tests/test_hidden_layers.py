@@ -8,9 +8,11 @@ from reference_torch import Copied
 from test_learners import assert_same_network, double, examples, follow, live, one_line, SEED
 from torch import nn
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.layers import backprop_with, forward, KINDS, probe
+from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.experiment import diagnostics, ensemble
-from dyndl_lite.learning import adam, backprop, cross_entropy
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SIZES = (6, 5, 4, 2)
@@ -27,7 +29,7 @@ def test_online_normalisation_agrees_with_the_textbook(loss):
     np.testing.assert_allclose(scores, follow(textbook, X, Y), rtol=1e-5)
     assert_same_network(net, textbook, 1e-5)
     for own, mean, variance, along, by_mean in zip(
-            net["layers"], textbook.mean, textbook.variance, textbook.along, textbook.by_mean,
+            net["layers"]["layers"], textbook.mean, textbook.variance, textbook.along, textbook.by_mean,
             strict=True):
         for name, value in [("mean", mean), ("variance", variance), ("error_along", along),
                             ("error_mean", by_mean)]:
@@ -39,7 +41,7 @@ def test_online_normalisation_normalises_and_frees_the_gradient_of_scale():
     net, _ = live(backprop_with("online_norm", SIZES), 5 * X + 3, Y, step_size=0.0,
                   forward_decay=0.99)
     _, seen = torch.func.vmap(lambda x: forward(net["params"], x, "relu", KINDS["online_norm"],
-                                                net["layers"]))(torch.tensor(5 * X + 3))
+                                                net["layers"]["layers"]))(torch.tensor(5 * X + 3))
     for _, y, _ in seen:
         assert y.mean(0).abs().max() < 0.3 and (y.var(0) - 1).abs().max() < 0.35
 
@@ -108,8 +110,8 @@ def test_the_probe_sees_what_the_net_does(kind):
     net, _ = live(learner, X, Y)
     found = probe(kind)(net, torch.tensor(X))
     H = [torch.stack(hs) for hs in zip(*[[h for _, _, h in forward(
-        net["params"], x, "relu", KINDS[kind], net["layers"])[1]] for x in torch.tensor(X)])]
-    assert [h.shape[1] for h in H] == [n * KINDS[kind].voices for n in SIZES[1:-1]]
+        net["params"], x, "relu", KINDS[kind], net["layers"]["layers"])[1]] for x in torch.tensor(X)])]
+    assert [h.shape[1] for h in H] == [n * KINDS[kind].multiplicity for n in SIZES[1:-1]]
     expected = sum(float(diagnostics.effective_rank(h)) for h in H) / len(H)
     assert abs(float(found["effective_rank"]) - expected) < 1e-6
     assert found["weight_magnitude"] == diagnostics.weight_magnitude(net["params"])

@@ -10,8 +10,8 @@ import torch
 from test_datasets import complaint
 
 from dyndl_lite.problems import datasets
-from dyndl_lite.problems.image_classes import ClassPairs
 from dyndl_lite.problems.datasets import Cifar100, CIFAR_100, ImageNet32
+from dyndl_lite.problems.image_classes import ClassPairs
 
 RNG = np.random.default_rng(0)
 

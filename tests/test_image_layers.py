@@ -8,23 +8,26 @@ from test_convolution import LINEAR, live, minibatches, SEED, TINY
 from test_learners import double, one_line
 from torch.nn import functional as F
 
-from dyndl_lite.algorithms.channels import conv_resetting
-from dyndl_lite.algorithms.image_layers import (
-    conv_backprop_with,
-    forward,
-    held_back_probe,
-    IMAGE_KINDS,
-)
-from dyndl_lite.algorithms.regularisers import clipped, decayed_to_start, protected, upgd
-from dyndl_lite.algorithms.resets import resetting
+from dyndl_lite.algorithms import layers
+from dyndl_lite.algorithms.backprop import conv_backprop
+from dyndl_lite.algorithms.layers import conv_backprop_with, held_back_probe, IMAGE_KINDS
+from dyndl_lite.algorithms.optimisers import l2_init, momentum, upgd
+from dyndl_lite.algorithms.regularisers import weight_clipping
+from dyndl_lite.algorithms.resets import conv_resetting, resetting
 from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.experiment import ensemble
-from dyndl_lite.learning import cross_entropy, momentum
+from dyndl_lite.learning import cross_entropy
 from dyndl_lite.models import cnn
-from dyndl_lite.models.cnn import conv_backprop, initialise, Layout
+from dyndl_lite.models.cnn import initialise, Layout
 from dyndl_lite.models.mlp import weight_bound
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassPairs
+
+
+def forward(params, x, kind, kept=None):
+    """Run one network of ReLUs on one image, as [units] or [units, places]."""
+    output, seen = layers.forward(params, x, "relu", kind, [{}] * len(params), kept)
+    return output, [h if h.ndim == 1 else h.flatten(1) for *_, h in seen]
 
 
 class Torch(Copied):
@@ -46,7 +49,7 @@ class Torch(Copied):
 def test_kinds_agree_with_torch(kind):
     X, Y = minibatches(6)
     net, scores = live(conv_backprop_with(kind, TINY), X, Y, step_size=0.05)
-    start = initialise(torch.tensor(SEED), TINY, IMAGE_KINDS[kind].voices)
+    start = initialise(torch.tensor(SEED), TINY, IMAGE_KINDS[kind].multiplicity)
     rival = Torch(kind, [(W.double(), b.double()) for W, b in start])
     optimiser = torch.optim.SGD(rival.parameters(), lr=0.05, momentum=0.9)
     for x, y, score in zip(torch.tensor(X), torch.tensor(Y), scores):
@@ -97,10 +100,10 @@ def test_resets_of_one_image_at_a_time_are_the_fully_connected_ones(criterion, s
              for k, v in {**plain.settings, "step_size": 0.02, **setting}.items()}
     replaced = 0
     for x, y in zip(torch.tensor(X)[:, 0].flatten(1), torch.tensor(Y)[:, 0]):
-        before = net["watch"]
+        before = net["after"][0]["units"]
         net, _ = plain.step(net, hyper, x, y)
         replaced += sum(any((new[k] < old[k]).any() for k in ("age", "marked") if k in new)
-                        for old, new in zip(before, net["watch"]))
+                        for old, new in zip(before, net["after"][0]["units"]))
     assert replaced >= 5
     for (W, b), (W_ref, b_ref) in zip(ours["params"], net["params"], strict=True):
         torch.testing.assert_close(W, W_ref)
@@ -124,21 +127,21 @@ def test_a_dead_channel_is_replaced_and_heard_by_nobody_at_first():
 
 def test_clipping_knows_how_many_weights_come_into_a_channel():
     X, Y = minibatches(5)
-    net, _ = live(conv_backprop(TINY, clipped(momentum)), X, Y, step_size=3.0, clip=0.5)
+    net, _ = live(conv_backprop(TINY, momentum, (weight_clipping(),)), X, Y, step_size=3.0, clip=0.5)
     for (W, _), last in zip(net["params"], [False, False, False, True]):
         most = 0.5 * weight_bound(W[0].numel(), "linear" if last else "relu")
         assert float(W.abs().max()) == pytest.approx(most, rel=1e-5)
 
 
 @pytest.mark.parametrize("learner", [
-    conv_backprop(TINY, decayed_to_start(momentum)), upgd(conv_backprop(TINY, protected)),
+    conv_backprop(TINY, l2_init(momentum)), conv_backprop(TINY, upgd),
     conv_backprop_with("crelu", TINY), conv_backprop_with("dropout", TINY),
     conv_resetting(TINY, "self_normalised")], ids=lambda l: l.description[:20])
 def test_remedies_live_through_pairs_with_new_heads(learner):
     stream = ClassPairs(Fractals(12, images=20, classes=20), train=10, held_back=10, minibatch=5,
                         epochs=2)
     kind = learner.description.split()[1] if "with" in learner.description else "plain"
-    frame = ensemble.run(stream, {"one": (renewed(learner, TINY, stream.begins, "heads"), {})},
+    frame = ensemble.run(stream, {"one": (renewed(learner, "heads", stream.begins), {})},
                          [0, 1], 3 * stream.task_length, stream.task_length,
                          probe=held_back_probe(kind))
     assert frame.test_accuracy.between(0, 1).all() and (frame.weight_magnitude > 0).all()

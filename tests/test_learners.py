@@ -8,18 +8,18 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms import continual_backprop as cbp
-from dyndl_lite.algorithms.continual_backprop import continual_backprop, UTILITIES
-from dyndl_lite.experiment import ensemble
-from dyndl_lite.learning import (
-    adam,
-    backprop,
-    cross_entropy,
-    gradient_step,
-    momentum,
-    sgd,
-    squared_error,
+from dyndl_lite.algorithms.backprop import backprop
+from dyndl_lite.algorithms.continual_backprop import (
+    AS_IN_NATURE,
+    AS_RELEASED,
+    continual_backprop,
+    update_utility,
+    UTILITIES,
 )
+from dyndl_lite.algorithms.optimisers import adam, momentum
+from dyndl_lite.algorithms.replace_units import reinitialise
+from dyndl_lite.experiment import ensemble
+from dyndl_lite.learning import cross_entropy, sgd, squared_error
 from dyndl_lite.models import mlp
 
 ACTIVATIONS = list(mlp.ACTIVATIONS)
@@ -71,12 +71,12 @@ def assert_same_network(net, textbook, tolerance):
 
 
 def assert_same_units(net, textbook, tolerance=1e-6):
-    for units, u, f, age, due in zip(net["units"], textbook.utility, textbook.mean, textbook.age,
+    for units, u, f, age, due in zip(net["after"][0]["units"], textbook.utility, textbook.mean, textbook.age,
                                      textbook.due, strict=True):
         np.testing.assert_allclose(units["utility"], u, rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(units["mean_activity"], f, rtol=tolerance, atol=tolerance)
         np.testing.assert_array_equal(units["age"], age)
-        np.testing.assert_allclose(units["due"], due, atol=1e-9)
+        np.testing.assert_allclose(units["accumulator"], due, atol=1e-9)
 
 
 def one_line(raised):
@@ -164,7 +164,7 @@ def test_gradients_are_those_of_an_ordinary_torch_module(activation, loss):
     x, y = torch.tensor(X[0]), torch.tensor(Y[0])
     net = double(backprop(sizes, activation).start(torch.tensor(SEED)))
     hyper = {"step_size": torch.tensor(1.0, dtype=torch.float64)}
-    params, *_ = gradient_step(net, hyper, x, y, activation, LOSSES[loss], sgd)
+    params = backprop(sizes, activation, LOSSES[loss]).step(net, hyper, x, y)[0]["params"]
 
     layers = [nn.Linear(i, o).double() for i, o in zip(sizes, sizes[1:])]
     for layer, (W, b) in zip(layers, net["params"]):
@@ -236,7 +236,7 @@ def both(sizes, utility, optimiser, steps=150, activation="relu", loss="squared_
     """Let continual backprop and its textbook live side by side, replacing often."""
     X, Y = examples(steps, sizes[0], sizes[-1], loss)
     learner = continual_backprop(sizes, activation, LOSSES[loss], OPTIMISERS[optimiser], utility,
-                                 as_released)
+                                 **(AS_RELEASED if as_released else {}))
     setting = {**learner.settings, **BUSY, "step_size": 0.02}
     net, scores = live(learner, X, Y, **setting)
     textbook = reference.ContinualBackprop(SEED, sizes, utility, as_released,
@@ -262,7 +262,7 @@ def test_a_utility_that_is_a_setting_is_the_same_utility(utility):
     other, same = live(continual_backprop(sizes, utility=None), X, Y, **BUSY,
                        utility=list(UTILITIES).index(utility))
     np.testing.assert_allclose(same, scores, rtol=1e-9)
-    for ours, theirs in zip(net["units"], other["units"], strict=True):
+    for ours, theirs in zip(net["after"][0]["units"], other["after"][0]["units"], strict=True):
         assert torch.equal(ours["age"], theirs["age"]) and ours["age"].min() < 20
 
 
@@ -274,7 +274,7 @@ def test_continual_backprop_classifies_with_other_activations(activation):
     assert_same_network(net, textbook, 1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("optimiser", ["sgd", "momentum", "adam"])
 def test_continual_backprop_as_released(optimiser):
     net, _, textbook, _ = both((6, 5, 4, 2), "contribution", optimiser, as_released=True)
     assert len(textbook.replaced) > 20
@@ -294,7 +294,7 @@ def test_several_layers_replace_at_one_example_and_the_newborns_row_wins():
     chosen = [(torch.tensor(1), yes), (torch.tensor(0), yes)]
     fresh = [torch.full((2,), 5.0), torch.full((3,), 7.0)]
     means = [torch.full((3,), 0.5), torch.full((2,), 0.25)]
-    (W1, b1), (W2, b2), (W3, b3) = cbp.rebirth(params, chosen, fresh, means)
+    (W1, b1), (W2, b2), (W3, b3) = reinitialise(params, chosen, fresh, means)
     assert W1.tolist() == [[1, 1], [5, 5], [1, 1]] and b1.tolist() == [1, 0, 1]
     assert W2.tolist() == [[7, 7, 7], [1, 0, 1]] and b2.tolist() == [0, 1.5]
     assert W3.tolist() == [[0, 1]] and b3.tolist() == [1.25]
@@ -303,7 +303,8 @@ def test_several_layers_replace_at_one_example_and_the_newborns_row_wins():
 def first_replacement(optimiser="sgd", as_released=False):
     """Give the net before, the example, the net after its gradient and at the end, the unit."""
     sizes = (6, 5, 2)
-    learner = continual_backprop(sizes, optimiser=OPTIMISERS[optimiser], as_released=as_released)
+    learner = continual_backprop(sizes, optimiser=OPTIMISERS[optimiser],
+                                 **(AS_RELEASED if as_released else {}))
     plain = backprop(sizes, optimiser=OPTIMISERS[optimiser])
     X, Y = (torch.tensor(a) for a in examples(100, 6, 2))
     hyper = {k: torch.tensor(float(v)).double()
@@ -311,9 +312,9 @@ def first_replacement(optimiser="sgd", as_released=False):
     net = double(learner.start(torch.tensor(SEED)))
     for x, y in zip(X, Y):
         before = net
-        after_gradient = plain.step({k: net[k] for k in ("params", "memory")}, hyper, x, y)[0]
+        after_gradient = plain.step({**net, "after": []}, hyper, x, y)[0]
         net = learner.step(net, hyper, x, y)[0]
-        reborn = (net["units"][0]["age"] == 0).nonzero()
+        reborn = (net["after"][0]["units"][0]["age"] == 0).nonzero()
         if len(reborn):
             return before, x, after_gradient, net, int(reborn[0])
     raise AssertionError("nothing was replaced")
@@ -322,7 +323,7 @@ def first_replacement(optimiser="sgd", as_released=False):
 def test_a_removed_unit_leaves_its_mean_in_its_listeners_biases():
     before, x, gradient, after, k = first_replacement()
     h = mlp.forward(before["params"], x)[1][0][k]
-    averages, eta = before["units"][0], BUSY["utility_decay"]
+    averages, eta = before["after"][0]["units"][0], BUSY["utility_decay"]
     mean = eta * averages["mean_activity"][k] + (1 - eta) * h
     mean = mean / (1 - eta ** (averages["age"][k] + 1))
     assert mean > 0.01
@@ -343,7 +344,7 @@ def test_on_average_over_its_past_the_output_does_not_change_at_a_replacement():
     net = first = double(learner.start(torch.tensor(SEED)))
     for x, y in zip(X, Y):
         net = learner.step(net, hyper, x, y)[0]
-    assert (net["units"][0]["age"] == 0).sum() == 1
+    assert (net["after"][0]["units"][0]["age"] == 0).sum() == 1
     assert not torch.equal(net["params"][0][0], first["params"][0][0])
 
     def mean_output(params):
@@ -361,23 +362,45 @@ def test_a_reborn_unit_inherits_nothing(optimiser, names):
     assert not V[:, k].any() and b[k] == 0
     assert W[k].abs().max() <= mlp.weight_bound(6, "relu")
     assert not torch.allclose(W[k], before["params"][0][0][k])
-    for name in ("utility", "mean_activity", "weight_of_past", "age"):
-        assert after["units"][0][name][k] == 0
+    for name in ("utility", "mean_activity", "bias_correction", "age"):
+        assert after["after"][0]["units"][0][name][k] == 0
     for name in names:
-        (mW, mb), (mV, mc) = after["memory"][name]
+        (mW, mb), (mV, mc) = after["memory"]["per_weight"][name]
         assert not mW[k].any() and mb[k] == 0 and not mV[:, k].any()
-        assert (mc == before["memory"][name][1][1]).all() and mc.any()
+        assert (mc == before["memory"]["per_weight"][name][1][1]).all() and mc.any()
         others = [i for i in range(5) if i != k]
-        torch.testing.assert_close(mW[others], before["memory"][name][0][0][others])
+        torch.testing.assert_close(mW[others], before["memory"]["per_weight"][name][0][0][others])
 
 
-def test_as_released_the_mean_is_lost_and_the_memory_stays():
-    _, _, before, after, k = first_replacement("adam", as_released=True)
-    assert torch.equal(after["params"][1][1], before["params"][1][1])
+@pytest.mark.parametrize("optimiser, names, survive", [
+    ("momentum", ["trace"], True), ("adam", ["m", "v", "m1", "v1"], False)])
+def test_as_released_the_mean_is_lost_momentum_survives_and_adam_s_memory_does_not(optimiser, names,
+                                                                                    survive):
+    _, _, _, after, k = first_replacement(optimiser, as_released=True)
+    _, _, gradient, same, _ = first_replacement(optimiser)
     assert not after["params"][1][0][:, k].any()
-    for name in ("m", "v", "m1", "v1"):
-        for ours, theirs in zip(after["memory"][name], before["memory"][name]):
-            assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    for name in names:
+        (into, _), (out_of, _) = after["memory"]["per_weight"][name]
+        assert bool(into[k].any()) == bool(out_of[:, k].any()) == survive
+    assert not torch.equal(after["params"][1][1], same["params"][1][1])  # there the mean went
+
+
+def test_as_in_nature_averages_are_not_corrected_and_no_mean_is_moved():
+    X, Y = examples(150, 6, 2)
+    setting = {**BUSY, "step_size": 0.02}
+    nature, _ = live(continual_backprop((6, 5, 2), **AS_IN_NATURE), X, Y, **setting)
+    # u and f themselves decide: the same as if all were divided by 1.
+    stats = {"utility": torch.tensor([0.5, 0.2]), "mean_activity": torch.zeros(2),
+             "bias_correction": torch.tensor([0.9, 0.1]), "age": torch.tensor([9.0, 1.0])}
+    hyper = {"utility_decay": torch.tensor(0.9)}
+    h, w = torch.tensor([[1.0, 1.0]]), torch.ones(2)
+    _, plain, mean = update_utility(stats, h, w, w, hyper, "contribution", bias_correction=False)
+    torch.testing.assert_close(plain, torch.tensor([0.55, 0.28]))
+    torch.testing.assert_close(mean, torch.tensor([0.1, 0.1]))
+    _, corrected, _ = update_utility(stats, h, w, w, hyper, "contribution")
+    torch.testing.assert_close(corrected, torch.tensor([0.55 / 0.91, 0.28 / 0.19]))
+    whole, _ = live(continual_backprop((6, 5, 2)), X, Y, **setting)
+    assert not torch.allclose(nature["params"][1][1], whole["params"][1][1])
 
 
 def test_what_is_due_stays_a_fraction_and_replacements_come_at_their_rate():
@@ -389,8 +412,8 @@ def test_what_is_due_stays_a_fraction_and_replacements_come_at_their_rate():
     net, reborn = double(learner.start(torch.tensor(SEED))), [0, 0]
     for x, y in zip(X, Y):
         net = learner.step(net, hyper, x, y)[0]
-        for layer, units in enumerate(net["units"]):
-            assert 0 <= units["due"] < 1
+        for layer, units in enumerate(net["after"][0]["units"]):
+            assert 0 <= units["accumulator"] < 1
             reborn[layer] += int((units["age"] == 0).sum())
     # Every unit is mature after its first example: rate x units a step.
     assert abs(reborn[0] - 0.05 * 5 * steps) <= 1 and abs(reborn[1] - 0.05 * 4 * steps) <= 1

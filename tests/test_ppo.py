@@ -1,4 +1,4 @@
-"""PPO beside numpy and plain loops; its policies, its renewals, and a first world to solve."""
+"""PPO beside numpy and plain loops; its policies, and what happens after its steps."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,15 @@ from torch.func import vmap
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.regularisers import decayed
-from dyndl_lite.learning import adam
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2, l2_init
+from dyndl_lite.algorithms.regularisers import with_noise
+from dyndl_lite.algorithms.resets import unit_reset
+from dyndl_lite.experiment.ensemble import grid
 from dyndl_lite.models.mlp import forward
 from dyndl_lite.rl import ppo as algorithm
-from dyndl_lite.rl import renewal
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import ppo, Routine
+from dyndl_lite.rl.ppo import ppo, RolloutConfig
 
 SEED = torch.tensor(7)
 
@@ -76,14 +78,14 @@ def test_advantages_go_agent_by_agent():
     (1.1, 2.0, 2.2), (1.5, 2.0, 2.4), (0.5, 2.0, 1.0), (1.5, -2.0, -3.0), (0.5, -2.0, -1.6)])
 def test_nothing_is_gained_beyond_the_clip(ratio, advantage, expected):
     moved = torch.tensor(ratio).log()
-    gain = algorithm.clipped_gain(moved, torch.tensor(advantage), torch.tensor(0.2))
+    gain = algorithm.clipped_surrogate(moved, torch.tensor(advantage), torch.tensor(0.2))
     assert float(gain) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("most", [1e9, 0.1])
 def test_updates_are_those_of_a_plain_loop(most):
     agent = ppo(3, gaussian(2), (5, 4))
-    given = hyper(agent, step_size=0.01, most_gradient=most, entropy_weight=0.01, beta_2=0.99)
+    given = hyper(agent, step_size=0.01, max_grad_norm=most, entropy_weight=0.01, beta_2=0.99)
     net = agent.start(SEED)
     policy, value = (as_numpy(net_of(net["params"], k)) for k in ("policy", "value"))
     value[-1] = tuple(a[:1] for a in value[-1])
@@ -108,8 +110,8 @@ def test_updates_are_those_of_a_plain_loop(most):
     np.testing.assert_allclose(net["params"]["log_deviation"], log_deviation, rtol=1e-3)
 
 
-def test_experience_lays_out_every_row_once_an_epoch():
-    agents, routine = 3, Routine(envs=2, steps=6, epochs=2, minibatches=3)
+def test_minibatches_lay_out_every_row_once_an_epoch():
+    agents, config = 3, RolloutConfig(envs=2, steps=6, epochs=2, minibatches=3)
     agent, seeds = ppo(4, categorical(3), (5,)), torch.arange(agents)
     nets, given = vmap(agent.start)(seeds), {k: torch.full((agents,), float(v))
                                              for k, v in agent.settings.items()}
@@ -121,7 +123,7 @@ def test_experience_lays_out_every_row_once_an_epoch():
                "log_probability": torch.randn(shape, generator=g),
                "terminal": torch.rand(shape, generator=g) < 0.2}
     rollout["over"] = rollout["terminal"] | (torch.rand(shape, generator=g) < 0.2)
-    X, Y = algorithm.experience(nets, given, rollout, "relu", seeds, 5, routine)
+    X, Y = algorithm.minibatches(nets, given, rollout, "relu", seeds, 5, config)
     assert X.shape == (6, agents, 4, 4) and Y.shape == (6, agents, 4, 4)
     for a in range(agents):
         params = [(W[a], b[a]) for W, b in algorithm.networks(nets["params"])["value"]]
@@ -179,16 +181,17 @@ def test_categorical_beside_torch():
     assert float(policy.draw(output, {}, torch.tensor([1 - 2**-24]))) == 2
 
 
-# renewals ---------------------------------------------------------------------------------------
+# interventions ----------------------------------------------------------------------------------
 
-RENEWALS = {"nothing": renewal.nothing, "perturbation": renewal.perturbation,
-            "replacement": renewal.replacement(), "random": renewal.replacement("random"),
-            "dormancy": renewal.dormancy_reset()}
+AFTER = {"nothing": (), "noise": (with_noise,), "continual backprop": (least_useful(),),
+         "random": (least_useful("random"),), "ReDo": (unit_reset("redo"),),
+         "silence": (unit_reset("self_normalised"),), "two": (least_useful(), with_noise)}
 
 
-@pytest.mark.parametrize("name", RENEWALS)
-def test_an_agent_comes_back_in_the_form_it_was_given(name):
-    agent = ppo(3, gaussian(2), (5, 4), optimiser=decayed(adam), renewal=RENEWALS[name])
+@pytest.mark.parametrize("optimiser", [l2(adam), l2_init(adam)], ids=lambda o: o.name)
+@pytest.mark.parametrize("name", AFTER)
+def test_an_agent_comes_back_in_the_form_it_was_given(name, optimiser):
+    agent = ppo(3, gaussian(2), (5, 4), "relu", optimiser, *AFTER[name])
     net = agent.start(SEED)
     new, _ = agent.step(net, hyper(agent), *minibatch())
     (old, form), (leaves, new_form) = tree_flatten(net), tree_flatten(new)
@@ -207,32 +210,32 @@ def lived(agent, steps, **values):
 @pytest.mark.parametrize("utility", ["contribution", "random"])
 def test_the_least_useful_unit_of_both_networks_is_replaced_and_adam_forgets_it(utility):
     """One step before a replacement is due and the step itself, beside the formulas by hand."""
-    agent = ppo(3, gaussian(2), (5,), renewal=renewal.replacement(utility))
+    agent = ppo(3, gaussian(2), (5,), "relu", adam, least_useful(utility))
     values = dict(replacement_rate=0.1, maturity_threshold=10, step_size=0.01, utility_decay=0.9)
     before, after = lived(agent, 11, **values), lived(agent, 12, **values)  # 11: 0.5 due, 12: 1
     plain = ppo(3, gaussian(2), (5,))
     for i, net in enumerate(["policy", "value"]):
-        ages = after["renewal"]["watch"][0]["age"][i]
-        assert torch.equal(before["renewal"]["watch"][0]["age"][i], torch.full((5,), 11.0))
+        ages = after["after"][0]["units"][0]["age"][i]
+        assert torch.equal(before["after"][0]["units"][0]["age"][i], torch.full((5,), 11.0))
         assert (ages == 0).sum() == 1 and (ages == 12).sum() == 4
         k = int(ages.argmin())
         unchanged = {"params": before["params"], "memory": before["memory"],
-                     "renewal": {}}
+                     "after": []}
         learned, _ = plain.step(unchanged, hyper(plain, step_size=0.01), *minibatch(seed=11))
         (W, b), (W_out, b_out) = net_of(after["params"], net)
         (L, _), (L_out, Lb_out) = net_of(learned["params"], net)
-        assert torch.equal(W[k], before["renewal"]["fresh"][0][i]) and b[k] == 0
+        assert torch.equal(W[k], before["after"][0]["fresh"][0][i]) and b[k] == 0
         others = torch.arange(5) != k
         torch.testing.assert_close(W[others], L[others])
         assert (W_out[:, k] == 0).all() and torch.equal(W_out[:, others], L_out[:, others])
-        for memory in after["memory"].values():  # m, v, and each weight's own count of steps
+        for memory in after["memory"]["per_weight"].values():  # m, v, and each weight's own count of steps
             (m, mb), (m_out, _) = net_of(memory, net)
             assert (m[k] == 0).all() and mb[k] == 0 and (m_out[:, k] == 0).all()
             assert (m[others] != 0).any()
         x = minibatch(seed=11)[0]
         W, b = net_of(before["params"], net)[0]
         h = torch.relu(x @ W.T + b).mean(0)
-        units = {name: part[i] for name, part in before["renewal"]["watch"][0].items()}
+        units = {name: part[i] for name, part in before["after"][0]["units"][0].items()}
         f = (0.9 * units["mean_activity"] + 0.1 * h) / (1 - 0.9**12)
         torch.testing.assert_close(b_out, Lb_out + L_out[:, k] * f[k])
         if utility == "contribution":
@@ -242,7 +245,7 @@ def test_the_least_useful_unit_of_both_networks_is_replaced_and_adam_forgets_it(
 
 def test_after_a_replacement_adam_is_bounded_where_one_step_count_would_explode():
     """A newborn weight's first step is the step size, as at the beginning of life."""
-    agent = ppo(3, gaussian(2), (5,), renewal=renewal.replacement())
+    agent = ppo(3, gaussian(2), (5,), "relu", adam, least_useful())
     values = dict(replacement_rate=0.1, maturity_threshold=10, step_size=0.01)
     before, after = lived(agent, 12, **values), lived(agent, 13, **values)
     for (W, _), (V, _) in zip(before["params"]["nets"], after["params"]["nets"]):
@@ -250,7 +253,7 @@ def test_after_a_replacement_adam_is_bounded_where_one_step_count_would_explode(
 
 
 def test_a_dormant_unit_is_replaced():
-    agent = ppo(3, gaussian(2), (5,), renewal=renewal.dormancy_reset())
+    agent = ppo(3, gaussian(2), (5,), "relu", adam, unit_reset("redo"))
     net = agent.start(SEED)
     net["params"]["nets"][0][1][0, 2] = -100.0  # silent for ever
     given = hyper(agent, reset_period=4, dormancy=0.02)
@@ -262,17 +265,31 @@ def test_a_dormant_unit_is_replaced():
 
 def test_without_noise_or_replacement_nothing_differs():
     plain = lived(ppo(3, gaussian(2), (5,)), 5)
-    for name, values in (("perturbation", {"noise": 0}), ("replacement", {"replacement_rate": 0})):
-        same = lived(ppo(3, gaussian(2), (5,), renewal=RENEWALS[name]), 5, **values)
+    for name, values in (("noise", {"noise": 0}), ("continual backprop", {"replacement_rate": 0})):
+        same = lived(ppo(3, gaussian(2), (5,), "relu", adam, *AFTER[name]), 5, **values)
         for a, b in zip(tree_leaves(plain["params"]), tree_leaves(same["params"])):
             assert torch.equal(a, b)
-    stirred = lived(ppo(3, gaussian(2), (5,), renewal=renewal.perturbation), 5, noise=0.1)
+    stirred = lived(ppo(3, gaussian(2), (5,), "relu", adam, with_noise), 5, noise=0.1)
     assert not torch.equal(stirred["params"]["nets"][0][0], plain["params"]["nets"][0][0])
 
 
-def test_replacing_needs_relu():
-    with pytest.raises(ValueError, match="needs relu, not tanh"):
-        ppo(3, gaussian(2), activation="tanh", renewal=renewal.replacement())
+@pytest.mark.parametrize("name, values, message", [
+    ("continual backprop", {"replacement_rate": 0.9}, "replacement_rate 0.9"),
+    ("ReDo", {"reset_period": 0}, "reset_period 0"), ("silence", {"rejection": 0}, "rejection 0"),
+    ("two", {"replacement_rate": 0.9}, "replacement_rate 0.9")])
+def test_a_setting_that_cannot_run_is_refused(name, values, message):
+    agent = ppo(3, gaussian(2), (5, 4), "relu", adam, *AFTER[name])
+    grid(agent)
+    with pytest.raises(ValueError, match=message):
+        grid(agent, **values)
+
+
+def test_the_optimiser_s_own_check_is_asked():
+    def refuse(setting):
+        raise ValueError(f"step_size {setting['step_size']}: no")
+
+    with pytest.raises(ValueError, match="step_size 7: no"):
+        grid(ppo(3, gaussian(2), (5,), "relu", adam._replace(check=refuse)), step_size=7)
 
 
 def test_the_two_networks_differ_and_the_first_policy_is_nearly_the_same_everywhere():

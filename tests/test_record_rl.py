@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.experiment.ensemble import grid
-from dyndl_lite.learning import adam
-from dyndl_lite.rl import train
+from dyndl_lite.rl import train_ppo
 from dyndl_lite.rl.policies import gaussian
 from dyndl_lite.rl.ppo import ppo
 
@@ -22,7 +21,7 @@ import record_rl  # noqa: E402
 @pytest.mark.parametrize("part", ["replacement", "random", "shrink_perturb", "redo"])
 def test_every_arm_of_navigation_can_run(part):
     kind, arms = record_rl.of_navigation(part)
-    agent = ppo(16, gaussian(2, 0.5), (4,), optimiser=decayed(adam), renewal=kind)
+    agent = ppo(16, gaussian(2, 0.5), (4,), "relu", l2(adam), kind)
     assert len(arms) >= 3
     for (env, learner, setting), arm in arms.items():
         given, = grid(agent, **arm.settings)
@@ -38,8 +37,9 @@ def test_rows_of_navigation(tmp_path, monkeypatch):
     monkeypatch.setattr(record_rl, "GROUP", 2)
     monkeypatch.setattr(record_rl, "ITERATIONS", 5)
     monkeypatch.setattr(record_rl, "FEW", range(1))
-    seen, run = [], train.run
-    monkeypatch.setattr(train, "run", lambda *given, **more: seen.append(run(*given, **more)) or seen[0])
+    seen, train = [], train_ppo.train_ppo
+    monkeypatch.setattr(train_ppo, "train_ppo",
+                        lambda *given, **more: seen.append(train(*given, **more)) or seen[0])
     rows = record_rl.navigate("random", range(2), lambda key: key[2] == "replacement_rate=0.01")
     assert list(rows.columns) == record_rl.COLUMNS
     assert set(rows.env) == {"navigation"} and set(rows.learner) == {"random_replacement"}

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
+from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.experiment import compare, ensemble
-from dyndl_lite.learning import backprop, squared_error
+from dyndl_lite.learning import squared_error
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 DATA = Path(__file__).resolve().parent.parent / "data"

@@ -8,20 +8,12 @@ import torch
 from test_learners import assert_same_network, double, examples, follow, live, SEED
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.continual_backprop import continual_backprop
-from dyndl_lite.algorithms.regularisers import (
-    clipped,
-    decayed,
-    decayed_to_start,
-    l2,
-    l2_init,
-    noise,
-    perturbed,
-    protected,
-    upgd,
-)
+from dyndl_lite.algorithms.backprop import backprop
+from dyndl_lite.algorithms.continual_backprop import continual_backprop, least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, momentum, noise, upgd
+from dyndl_lite.algorithms.regularisers import weight_clipping, with_noise
 from dyndl_lite.experiment import ensemble
-from dyndl_lite.learning import adam, backprop, cross_entropy, momentum, sgd
+from dyndl_lite.learning import cross_entropy, sgd
 from dyndl_lite.models import mlp
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
@@ -52,14 +44,14 @@ def assert_same(net, W, b):
 
 def test_l2_agrees_with_the_textbook():
     X, Y = examples(200, 6, 2, "cross_entropy")
-    net, _ = live(backprop(SIZES, loss=cross_entropy, optimiser=l2), X, Y, step_size=0.05,
+    net, _ = live(backprop(SIZES, loss=cross_entropy, optimiser=l2()), X, Y, step_size=0.05,
                   weight_decay=0.02)
     assert_same(net, *plain_loop(X, Y, 0.05, 0.02))
 
 
 def test_shrink_and_perturb_agrees_with_the_textbook():
     X, Y = examples(200, 6, 2, "cross_entropy")
-    learner = perturbed(backprop(SIZES, loss=cross_entropy, optimiser=l2))
+    learner = backprop(SIZES, loss=cross_entropy, optimiser=l2(), after=(with_noise,))
     net, _ = live(learner, X, Y, step_size=0.05, weight_decay=0.02, noise=0.01)
     assert_same(net, *plain_loop(X, Y, 0.05, 0.02, 0.01))
 
@@ -68,7 +60,7 @@ def test_shrink_and_perturb_agrees_with_the_textbook():
 def test_decay_agrees_with_torch_optim(name):
     ours, theirs, more = RIVALS[name]
     X, Y = examples(100, 6, 2, "cross_entropy")
-    learner = backprop(SIZES, loss=cross_entropy, optimiser=decayed(ours))
+    learner = backprop(SIZES, loss=cross_entropy, optimiser=l2(ours))
     net, _ = live(learner, X, Y, step_size=0.01, weight_decay=0.1)
     params = [p.clone().requires_grad_()
               for pair in double(learner.start(torch.tensor(SEED)))["params"] for p in pair]
@@ -85,7 +77,7 @@ def test_decay_agrees_with_torch_optim(name):
 def test_decay_towards_the_start_agrees_with_the_textbook():
     X, Y = examples(500, 6, 2, "cross_entropy")
     hyper = {"step_size": 0.05, "weight_decay": 0.1}
-    net, scores = live(backprop(SIZES, loss=cross_entropy, optimiser=l2_init), X, Y, **hyper)
+    net, scores = live(backprop(SIZES, loss=cross_entropy, optimiser=l2_init()), X, Y, **hyper)
     textbook = reference_remedies.TowardsStart(SEED, SIZES, loss="cross_entropy", **hyper)
     assert scores == follow(textbook, X, Y)
     assert_same_network(net, textbook, 1e-6)
@@ -93,7 +85,7 @@ def test_decay_towards_the_start_agrees_with_the_textbook():
 
 def test_decay_towards_the_start_keeps_what_the_optimiser_remembers():
     X, Y = examples(50, 6, 2)
-    off, _ = live(backprop(SIZES, optimiser=decayed_to_start(adam)), X, Y, weight_decay=0)
+    off, _ = live(backprop(SIZES, optimiser=l2_init(adam)), X, Y, weight_decay=0)
     plain, _ = live(backprop(SIZES, optimiser=adam), X, Y)
     assert_same(off, *zip(*plain["params"]))
 
@@ -102,16 +94,16 @@ def test_decay_towards_the_start_holds_weights_there():
     X, Y = examples(200, 6, 2)
     moved = []
     for decay in (0, 9):
-        net, _ = live(backprop(SIZES, optimiser=l2_init), X, Y, step_size=0.05, weight_decay=decay)
+        net, _ = live(backprop(SIZES, optimiser=l2_init()), X, Y, step_size=0.05, weight_decay=decay)
         moved.append(max(float((W - V).abs().max()) for (W, _), (V, _) in
-                         zip(net["params"], net["memory"]["initial"], strict=True)))
+                         zip(net["params"], net["memory"]["initial"]["w_0"], strict=True)))
     assert moved[1] < 0.25 * moved[0]
 
 
 def test_clipping_agrees_with_the_textbook():
     X, Y = examples(500, 6, 2, "cross_entropy")
     hyper = {"step_size": 0.05, "clip": 0.8}
-    net, scores = live(backprop(SIZES, loss=cross_entropy, optimiser=clipped()), X, Y, **hyper)
+    net, scores = live(backprop(SIZES, loss=cross_entropy, after=(weight_clipping(),)), X, Y, **hyper)
     textbook = reference_remedies.Clipped(SEED, SIZES, loss="cross_entropy", **hyper)
     np.testing.assert_allclose(scores, follow(textbook, X, Y))
     assert_same_network(net, textbook, 1e-6)
@@ -121,7 +113,7 @@ def test_clipping_agrees_with_the_textbook():
 def test_upgd_agrees_with_the_textbook():
     X, Y = examples(1_000, 6, 2)
     hyper = {"step_size": 0.02, "utility_decay": 0.9, "weight_decay": 0.01, "noise": 0.1}
-    net, scores = live(upgd(backprop(SIZES, optimiser=protected)), X, Y, **hyper)
+    net, scores = live(backprop(SIZES, optimiser=upgd), X, Y, **hyper)
     textbook = reference_remedies.UtilityProtected(SEED, SIZES, **hyper)
     np.testing.assert_allclose(scores, follow(textbook, X, Y), rtol=1e-5)
     assert_same_network(net, textbook, 1e-5)
@@ -129,7 +121,7 @@ def test_upgd_agrees_with_the_textbook():
 
 def test_upgd_spares_what_is_useful_and_stirs_the_rest():
     X, Y = np.zeros((300, 6)), np.zeros((300, 2))
-    net, _ = live(upgd(backprop((6, 2), optimiser=protected)), X, Y, noise=0.1, step_size=0.1)
+    net, _ = live(backprop((6, 2), optimiser=upgd), X, Y, noise=0.1, step_size=0.1)
     start = mlp.initialise(torch.tensor(SEED), (6, 2))
     moved = net["params"][0][0] - start[0][0]  # no gradient, so no utility: each step is noise
     expected = 0.1 * 0.1 * 300**0.5
@@ -139,8 +131,8 @@ def test_upgd_spares_what_is_useful_and_stirs_the_rest():
 def test_without_decay_and_noise_a_remedy_is_backprop():
     X, Y = examples(50, 6, 2)
     plain, scores = live(backprop(SIZES), X, Y)
-    for learner, off in [(backprop(SIZES, optimiser=l2), {"weight_decay": 0}),
-                         (perturbed(backprop(SIZES)), {"noise": 0})]:
+    for learner, off in [(backprop(SIZES, optimiser=l2()), {"weight_decay": 0}),
+                         (backprop(SIZES, after=(with_noise,)), {"noise": 0})]:
         net, same = live(learner, X, Y, **off)
         assert same == scores
         for (W, b), (V, c) in zip(net["params"], plain["params"], strict=True):
@@ -159,12 +151,12 @@ def test_noise_is_nearly_normal_and_new_for_every_weight_and_time():
     assert abs(torch.corrcoef(torch.stack([e[0, 1:], e[0, :-1]]))[0, 1]) < 0.035
 
 
-@pytest.mark.parametrize("learner", [perturbed(backprop((20, 3, 1), optimiser=l2)),
-                                     backprop((20, 3, 1), optimiser=l2_init),
-                                     backprop((20, 3, 1), optimiser=clipped()),
-                                     upgd(backprop((20, 3, 1), optimiser=protected)),
-                                     perturbed(continual_backprop((20, 3, 1))),
-                                     continual_backprop((20, 3, 1), optimiser=decayed(adam))],
+@pytest.mark.parametrize("learner", [backprop((20, 3, 1), optimiser=l2(), after=(with_noise,)),
+                                     backprop((20, 3, 1), optimiser=l2_init()),
+                                     backprop((20, 3, 1), after=(weight_clipping(),)),
+                                     backprop((20, 3, 1), optimiser=upgd),
+                                     backprop((20, 3, 1), after=(least_useful(), with_noise)),
+                                     continual_backprop((20, 3, 1), optimiser=l2(adam))],
                          ids=lambda learner: learner.description.split(" (")[0])
 def test_remedies_run_as_an_ensemble_and_alone_the_same(learner):
     stream = SlowlyChangingRegression()

@@ -6,9 +6,12 @@ import reference_remedies
 import torch
 from test_learners import assert_same_network, examples, follow, live, one_line, SEED
 
-from dyndl_lite.algorithms.resets import CRITERIA, heads_reset, resetting
+from dyndl_lite.algorithms.backprop import backprop
+from dyndl_lite.algorithms.optimisers import adam, momentum
+from dyndl_lite.algorithms.resets import CRITERIA, resetting
+from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.experiment import ensemble
-from dyndl_lite.learning import adam, backprop, cross_entropy, momentum, sgd
+from dyndl_lite.learning import cross_entropy, sgd
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SIZES = (6, 5, 4, 2)
@@ -56,7 +59,7 @@ def test_a_dead_unit_is_found_by_both_and_a_living_one_by_neither():
 def test_a_frequent_unit_is_suspected_sooner_than_a_rare_one():
     judge, hyper = CRITERIA["self_normalised"].judge, {"rejection": torch.tensor(1e-3),
                                                        "maturity_threshold": torch.tensor(5.0)}
-    watch = {name: torch.zeros(2) for name in CRITERIA["self_normalised"].remembers}
+    watch = {name: torch.zeros(2) for name in CRITERIA["self_normalised"].stats}
     suspected = {}
     for t in range(1_000):
         h = torch.tensor([t % 2, t % 20 == 0]).float() * (t < 600)
@@ -72,7 +75,7 @@ def test_a_frequent_unit_is_suspected_sooner_than_a_rare_one():
 def test_heads_start_again_and_nothing_else_does(optimiser):
     X, Y = examples(90, 6, 2, "cross_entropy")
     plain = backprop(SIZES, loss=cross_entropy, optimiser=OPTIMISERS[optimiser])
-    learner = heads_reset(plain)
+    learner = renewed(plain)
     reset, scores = live(learner, X, Y, reset_period=30)
     net = plain.start(torch.tensor(SEED))
     net = torch.utils._pytree.tree_map(lambda a: a.double(), net)
@@ -80,7 +83,7 @@ def test_heads_start_again_and_nothing_else_does(optimiser):
     expected = []
     for t, (x, y) in enumerate(zip(torch.tensor(X), torch.tensor(Y))):
         if t in (30, 60):
-            for pairs in [net["params"], *net["memory"].values()]:
+            for pairs in [net["params"], *net["memory"]["per_weight"].values()]:
                 pairs[-1] = tuple(torch.zeros_like(a) for a in pairs[-1])
         net, score = plain.step(net, hyper, x, y)
         expected.append(float(score))
@@ -97,7 +100,7 @@ def test_faults_are_said_in_one_line():
     for learner, fault in [(resetting(SIZES, "redo"), {"reset_period": 0}),
                            (resetting(SIZES, "self_normalised"), {"rejection": 0.0}),
                            (resetting(SIZES, "self_normalised"), {"maturity_threshold": 0}),
-                           (heads_reset(backprop(SIZES)), {"reset_period": 0})]:
+                           (renewed(backprop(SIZES)), {"reset_period": 0})]:
         with pytest.raises(ValueError) as raised:
             ensemble.grid(learner, **fault)
         assert str(next(iter(fault.values()))) in one_line(raised)
@@ -106,7 +109,7 @@ def test_faults_are_said_in_one_line():
 @pytest.mark.parametrize("learner, setting", [
     (resetting((20, 4, 1), "redo"), {"reset_period": [30.0, 50.0], "dormancy": 0.5}),
     (resetting((20, 4, 1), "self_normalised"), {"rejection": [0.1, 0.5], "maturity_threshold": 4.0}),
-    (heads_reset(backprop((20, 4, 1))), {"reset_period": [30.0, 100.0]})],
+    (renewed(backprop((20, 4, 1))), {"reset_period": [30.0, 100.0]})],
     ids=["redo", "self_normalised", "heads"])
 def test_resets_run_as_an_ensemble_and_alone_the_same(learner, setting):
     stream = SlowlyChangingRegression()

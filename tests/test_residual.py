@@ -8,16 +8,18 @@ from test_learners import double, one_line
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.incremental import (
     held_back_accuracy,
     incremental,
-    replaced,
     residual_backprop,
     residual_continual_backprop,
+    with_new_norms,
 )
+from dyndl_lite.algorithms.replace_units import overwrite, reinitialise
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.learning import Learner
-from dyndl_lite.models.resnet import forward, initialise, Layout
+from dyndl_lite.models.resnet import BLOCKS, forward, initialise, Layout
 from dyndl_lite.problems.datasets import Cifar100
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassIncremental
@@ -101,7 +103,7 @@ def same(a, b):
 
 
 def assert_agrees(net, reference):
-    running = convolutions(net["norms"])
+    running = convolutions(net["layers"]["norms"])
     for ours, norm, theirs in zip(convolutions(net["params"]), running, reference.convolutions(),
                                   strict=True):
         for (weight, bias), own in zip(ours, theirs):
@@ -133,20 +135,21 @@ def test_learning_agrees_with_torch(layout):
     assert scores == pytest.approx(expected)
     assert_agrees(net, reference)
     reference.eval()
-    torch.testing.assert_close(forward(net["params"], net["norms"], X[0])[0],
+    torch.testing.assert_close(forward(net["params"], net["layers"]["norms"], X[0])[0],
                                reference(X[0]).detach())
     right = (reference(X[0]).argmax(1) == Y[0]).float().mean()
     assert held_back_accuracy(net, X[0], Y[0])["test_accuracy"] == right
     reference.train()
-    ours, _, norms = forward(net["params"], net["norms"], X[1], learning=True)
+    ours, _, norms = forward(net["params"], net["layers"]["norms"], X[1], learning=True)
     torch.testing.assert_close(ours, reference(X[1]).detach())
-    assert_agrees({**net, "norms": norms}, reference)
+    assert_agrees({**net, "layers": {"norms": norms}}, reference)
 
 
 def test_outputs_of_classes_to_come_take_no_part():
     X, Y = minibatches(1, classes=4)
     learner = residual_backprop(TINY)
-    net = {**double(learner.start(SEED)), "classes": torch.tensor(4)}
+    net = double(learner.start(SEED))
+    net = {**net, "layers": {**net["layers"], "classes": torch.tensor(4)}}
     reference = Reference(TINY, net["params"])
     optimiser = torch.optim.SGD(reference.parameters(), 0.1)
     nn.functional.cross_entropy(reference(X[0])[:, :4], Y[0]).backward()
@@ -190,7 +193,25 @@ def test_nothing_replaced_is_backprop():
     plain, _ = live(residual_backprop(TINY), X, Y, step_size=0.05)
     continual, _ = live(residual_continual_backprop(TINY), X, Y, step_size=0.05,
                         replacement_rate=0.0)
-    assert all(same(plain[name], continual[name]) for name in ("params", "norms", "memory"))
+    assert all(same(plain[name], continual[name]) for name in ("params", "layers", "memory"))
+
+
+def replaced(net, k, chosen, row, mean):
+    """Replace one channel of block k, with all that belongs to it."""
+    def change(tree, how):
+        chains = BLOCKS.split(tree)
+        chains[k] = how(chains[k])
+        return BLOCKS.join(tree, chains)
+
+    params = change(net["params"], lambda chain: reinitialise(chain, [chosen], [row], [mean]))
+    memory = {name: change(tree, lambda chain: overwrite(chain, [chosen], [0.0], (0.0, 0.0)))
+              for name, tree in net["memory"]["per_weight"].items()}
+    units = [{"age": torch.ones(len(chain[0][1]))} for chain in BLOCKS.split(net["params"])]
+    index, now = chosen
+    units[k]["age"][index] = 1.0 - float(now)
+    new = with_new_norms({**net, "after": [{"units": units}]})
+    return {**new, "params": params, "memory": {**net["memory"], "per_weight": memory},
+            "after": net["after"]}
 
 
 @pytest.mark.parametrize("due", [True, False])
@@ -208,7 +229,7 @@ def test_a_replaced_channel_begins_anew_and_all_others_stay(k, due):
 
     def channel(net):  # all that belongs to channel 1, and to the others
         own, rest = [], []
-        for tree in [net["params"], *net["memory"].values()]:
+        for tree in [net["params"], *net["memory"]["per_weight"].values()]:
             (W, b), norm = tree["blocks"][k]["first"]
             (V, _), _ = tree["blocks"][k]["second"]
             own.append([W[1].flatten(), b[1], norm[0][1], norm[1][1], V[:, 1]])
@@ -225,7 +246,7 @@ def test_a_replaced_channel_begins_anew_and_all_others_stay(k, due):
     (V, b), (_, new_b) = (net["params"]["blocks"][k]["second"][0],
                           after["params"]["blocks"][k]["second"][0])
     torch.testing.assert_close(new_b, b + mean[1] * V[:, 1].sum((1, 2)))
-    running, old = (each["norms"]["blocks"][k]["first"] for each in (after, net))
+    running, old = (each["layers"]["norms"]["blocks"][k]["first"] for each in (after, net))
     assert running[0][1] == 0 and running[1][1] == 1
     assert torch.equal(running[0][[0, 2]], old[0][[0, 2]])
     for name in ("stem", "head"):
@@ -234,7 +255,7 @@ def test_a_replaced_channel_begins_anew_and_all_others_stay(k, due):
         unchanged = {name: part for name, part in net["params"]["blocks"][i].items()
                      if i != k or name == "shortcut"}
         assert same(unchanged, {name: after["params"]["blocks"][i][name] for name in unchanged})
-        assert i == k or same(after["norms"]["blocks"][i], net["norms"]["blocks"][i])
+        assert i == k or same(after["layers"]["norms"]["blocks"][i], net["layers"]["norms"]["blocks"][i])
 
 
 def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
@@ -245,7 +266,7 @@ def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
     scale, shift = scale.clone(), shift.clone()
     scale[1], shift[1] = 0.0, 0.7  # it always says 0.7
     net["params"]["blocks"][1]["first"] = (conv, (scale, shift))
-    _, features, _ = forward(net["params"], net["norms"], X[0])
+    _, features, _ = forward(net["params"], net["layers"]["norms"], X[0])
     mean = features[1].mean((0, 2))
     assert mean[1] == pytest.approx(0.7)
     row = torch.rand(conv[0][0].numel()).double()
@@ -253,7 +274,7 @@ def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
     inside = {}
     for name, each in (("before", net), ("after", after)):
         (V, b), _ = each["params"]["blocks"][1]["second"]
-        _, features, _ = forward(each["params"], each["norms"], X[0])
+        _, features, _ = forward(each["params"], each["layers"]["norms"], X[0])
         inside[name] = nn.functional.conv2d(features[1].unflatten(2, (8, 8)), V, b)  # no border
     torch.testing.assert_close(inside["before"], inside["after"])
 
@@ -261,7 +282,7 @@ def test_tests_hardly_notice_a_replaced_channel_that_was_constant():
 def test_channels_of_every_block_are_replaced_in_turn():
     X, Y = minibatches(16)
     net, _ = live(residual_continual_backprop(TINY), X, Y, step_size=0.02, **BUSY)
-    ages = [units["age"] for units in net["units"]]
+    ages = [units["age"] for units in net["after"][0]["units"]]
     assert [len(age) for age in ages] == [3, 3, 4, 4]
     assert all(age.min() < 16 for age in ages) and any(age.max() == 16 for age in ages)
     assert all(torch.isfinite(leaf).all() for leaf in tree_leaves(net["params"]))
@@ -269,11 +290,11 @@ def test_channels_of_every_block_are_replaced_in_turn():
         "replacement_rate": 0.24})  # after five minibatches one of 4 is not due, nor one of 3
     young, _ = live(residual_continual_backprop(TINY), X[:6], Y[:6], step_size=0.0, **BUSY | {
         "replacement_rate": 0.24})
-    assert all((units["age"] == 5).all() for units in still["units"])
-    for k, units in enumerate(young["units"]):
+    assert all((units["age"] == 5).all() for units in still["after"][0]["units"])
+    for k, units in enumerate(young["after"][0]["units"]):
         reborn, = (units["age"] == 0).nonzero().flatten().tolist()
         W, V = (young["params"]["blocks"][k][name][0][0] for name in ("first", "second"))
-        torch.testing.assert_close(W[reborn].flatten(), still["fresh"][k], check_dtype=False)
+        torch.testing.assert_close(W[reborn].flatten(), still["after"][0]["fresh"][k], check_dtype=False)
         assert (V[:, reborn] == 0).all() and (V != 0).any(0)[[c for c in range(len(W)) if
                                                              c != reborn]].all()
 
@@ -281,22 +302,22 @@ def test_channels_of_every_block_are_replaced_in_turn():
 def test_too_high_a_rate_is_refused_in_one_line():
     with pytest.raises(ValueError) as raised:
         ensemble.grid(residual_continual_backprop(TINY), replacement_rate=0.3)
-    assert "2.5e-01 or less" in one_line(raised)
+    assert "0 to 2.5e-01" in one_line(raised)
 
 
 # Classes that are added --------------------------------------------------------------------------
 
 def test_step_sizes_fall_within_an_increment_and_outputs_come_into_use():
-    spy = Learner(lambda seed: {"classes": seed, "sum": torch.zeros(())},
+    spy = Learner(lambda seed: {"layers": {"classes": seed}, "sum": torch.zeros(())},
                   lambda net, hyper, x, y: ({**net, "sum": net["sum"] + 1},
-                                            torch.stack([hyper["step_size"], net["classes"]])),
+                                            torch.stack([hyper["step_size"], net["layers"]["classes"]])),
                   {"step_size": 0.1}, "spy", 6)
     stream = ClassIncremental(Fractals(8, images=12), train=10, held_back=2, minibatch=2, epochs=1,
                             together=2, tasks=3)
-    for scratch, end in [(0.0, 60), (1.0, 30)]:
-        learner = incremental(spy, stream)
+    for scratch, end in [(False, 60), (True, 30)]:
+        learner = incremental(spy, stream, scratch)
         net, seen = learner.start(SEED), []
-        hyper = {"step_size": torch.tensor(1.0), "from_scratch": torch.tensor(scratch)}
+        hyper = {"step_size": torch.tensor(1.0)}
         for _ in range(stream.steps):
             net, score = learner.step(net, hyper, torch.zeros(1), None)
             seen.append(score)
@@ -310,27 +331,28 @@ def test_step_sizes_fall_within_an_increment_and_outputs_come_into_use():
 
 def test_from_scratch_is_a_new_network_at_each_increment():
     X, Y = minibatches(5, classes=2, size=4)
-    learner = incremental(residual_continual_backprop(TINY), STREAM)
+    learner, afresh = (incremental(residual_continual_backprop(TINY), STREAM, how)
+                       for how in (False, True))
     assert STREAM.task_length == 8 and (8, 16, 24) == tuple(8 * k for k in (1, 2, 3))
     X, Y = X.repeat(3, 1, 1, 1, 1), Y.repeat(3, 1)
-    net, _ = live(learner, X[:9], Y[:9], from_scratch=1, step_size=0.0, replacement_rate=0.0)
-    new, _ = initialise(SEED + 2**20, TINY)
+    net, _ = live(afresh, X[:9], Y[:9], step_size=0.0, replacement_rate=0.0)
+    new, _ = initialise(random.bits(SEED, random.WEIGHTS, 1, 2**30), TINY)
     for a, b in zip(tree_leaves(net["params"]), tree_leaves(new), strict=True):
         torch.testing.assert_close(a, b.double())
-    assert net["t"] == 1 and all((units["age"] == 1).all() for units in net["units"])
+    assert net["after"][0]["t"] == 1 and all((units["age"] == 1).all() for units in net["after"][0]["units"])
     kept, _ = live(learner, X[:9], Y[:9], step_size=0.0, replacement_rate=0.0)
     old, _ = initialise(SEED, TINY)
     for a, b in zip(tree_leaves(kept["params"]), tree_leaves(old), strict=True):
         torch.testing.assert_close(a, b.double())
-    assert kept["t"] == 9
+    assert kept["after"][0]["t"] == 9
 
 
 def test_one_by_one_is_the_eager_loop(monkeypatch):
     monkeypatch.setattr(drivers, "_compile", lambda function, options: function)
-    learner = incremental(residual_continual_backprop(SMALLEST), STREAM)
+    learner = incremental(residual_continual_backprop(SMALLEST), STREAM, True)
     seeds = torch.tensor([0, 1])
     X, Y = STREAM.examples(seeds, 0, 10)  # into the second increment
-    settings = ensemble.grid(learner, **BUSY, from_scratch=[0.0, 1.0])
+    settings = ensemble.grid(learner, **BUSY)
     (nets, scores), (others, other_scores) = (
         driven(kind, learner, settings, seeds, X, Y) for kind in ("eager", "one_by_one"))
     torch.testing.assert_close(scores, other_scores)
@@ -354,10 +376,11 @@ def test_the_published_experiment_begins_on_cifar_100(tmp_path, monkeypatch):
 
 
 def test_a_run_learns_and_is_tested_on_what_was_held_back(tmp_path):
-    learner = incremental(residual_continual_backprop(SMALLEST), STREAM)
-    frame = ensemble.run(STREAM, {"it": (learner, {"from_scratch": [0.0, 1.0]})}, [0, 5],
+    learners = {name: (incremental(residual_continual_backprop(SMALLEST), STREAM, scratch), {})
+                for name, scratch in (("kept", False), ("from scratch", True))}
+    frame = ensemble.run(STREAM, learners, [0, 5],
                          STREAM.steps, 8, device="cpu", probe=held_back_accuracy, folder=tmp_path)
     assert len(frame) == 2 * 2 * 6 and frame.test_accuracy.between(0, 1).all()
-    kept = frame.pivot(index=["seed", "step"], columns="from_scratch", values="test_accuracy")
-    assert (kept.loc[(slice(None), 8), 0.0] == kept.loc[(slice(None), 8), 1.0]).all()
-    assert (kept[0.0] != kept[1.0]).any()
+    kept = frame.pivot(index=["seed", "step"], columns="learner", values="test_accuracy")
+    assert (kept.loc[(slice(None), 8), "kept"] == kept.loc[(slice(None), 8), "from scratch"]).all()
+    assert (kept["kept"] != kept["from scratch"]).any()

@@ -12,25 +12,26 @@ import pytest
 import torch
 from torch.func import vmap
 
-from dyndl_lite.algorithms.regularisers import decayed
+from dyndl_lite.algorithms.continual_backprop import least_useful
+from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.experiment import checkpoint
-from dyndl_lite.learning import adam
-from dyndl_lite.rl import gymnasium_adapters, renewal, slippery_ant, train
+from dyndl_lite.files import UserError
+from dyndl_lite.rl import gymnasium_adapters, slippery_ant, train_ppo
 from dyndl_lite.rl import navigation as navigation_module
 from dyndl_lite.rl.environments import cart_pole
 from dyndl_lite.rl.navigation import GOAL, navigation, new_code
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import ppo, Routine
-from dyndl_lite.rl.torch_environments import torch_worlds
-from dyndl_lite.rl.train import Arm
+from dyndl_lite.rl.ppo import ppo, RolloutConfig
+from dyndl_lite.rl.rollouts import gymnasium_rollouts, torch_rollouts
+from dyndl_lite.rl.train_ppo import Condition
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_mujoco = pytest.mark.skipif(importlib.util.find_spec("mujoco") is None, reason="no MuJoCo")
-SMALL = Routine(envs=3, steps=8, epochs=2, minibatches=2)
+SMALL = RolloutConfig(envs=3, steps=8, epochs=2, minibatches=2)
 
 
-NAVIGATING = torch_worlds(navigation, new_code)
-NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), optimiser=decayed(adam), renewal=renewal.replacement())
+NAVIGATING = torch_rollouts(navigation, new_code)
+NAVIGATOR = ppo(16, gaussian(2, 0.5), (8, 8), "relu", l2(adam), least_useful())
 BUSY = {"step_size": 1e-2, "replacement_rate": 0.1, "maturity_threshold": 5}
 
 
@@ -73,7 +74,7 @@ def test_the_ends_of_the_scale_beside_a_simulation_in_numpy():
 # the ensemble -----------------------------------------------------------------------------------
 
 def live(arms, seeds, iterations=4, place=NAVIGATING, agent=NAVIGATOR, **more):
-    return train.run(place, agent, arms, seeds, iterations, 2, 2, SMALL, **more)
+    return train_ppo.train_ppo(place, agent, arms, seeds, iterations, 2, 2, SMALL, **more)
 
 
 def rows(frame, learner, seed):
@@ -81,16 +82,16 @@ def rows(frame, learner, seed):
 
 
 def test_a_run_is_the_same_in_other_company():
-    arms = {"a": Arm(BUSY), "b": Arm({**BUSY, "step_size": 1e-3}), "c": Arm(BUSY, "all")}
+    arms = {"a": Condition(BUSY), "b": Condition({**BUSY, "step_size": 1e-3}), "c": Condition(BUSY, "all")}
     together, alone = live(arms, range(3)), live({"b": arms["b"]}, [2])
     np.testing.assert_allclose(rows(together, "b", 2), rows(alone, "b", 2), rtol=1e-3, atol=1e-4)
     assert list(together.columns[:6]) == ["learner", "seed", "step", "task", "reward", "return"]
     assert list(rows(together, "a", 0).step) == [48, 96] and list(rows(together, "a", 0).task) == [1, 2]
 
 
-def test_arms_meet_the_same_world_until_they_differ():
-    arms = {"plain": Arm(BUSY), "fresh": Arm(BUSY, "all"), "heads": Arm(BUSY, "heads"),
-            "stays": Arm(BUSY, stationary=True)}
+def test_conditions_meet_the_same_world_until_they_differ():
+    arms = {"plain": Condition(BUSY), "fresh": Condition(BUSY, "all"), "heads": Condition(BUSY, "heads"),
+            "stays": Condition(BUSY, stationary=True)}
     frame = live(arms, range(2))
     for name in arms:
         first = rows(frame, name, 1).iloc[0]
@@ -98,42 +99,45 @@ def test_arms_meet_the_same_world_until_they_differ():
     assert rows(frame, "plain", 1)["return"].iloc[1] != rows(frame, "stays", 1)["return"].iloc[1]
 
 
-def test_what_is_renewed():
+def test_what_is_reset():
     agents, fresh = vmap(NAVIGATOR.start)(torch.arange(3)), vmap(NAVIGATOR.start)(torch.arange(5, 8))
-    agents["memory"]["m"]["nets"][-1][0].fill_(9.0)
-    new = train.renew(agents, fresh, torch.tensor([True, False, False]),
+    agents["memory"]["per_weight"]["m"]["nets"][-1][0].fill_(9.0)
+    new = train_ppo.reinitialise(agents, fresh, torch.tensor([True, False, False]),
                          torch.tensor([False, True, False]))
     for layer in range(3):
         for a, source in enumerate([fresh if layer == 2 else agents, fresh, agents]):
             assert torch.equal(new["params"]["nets"][layer][0][a], source["params"]["nets"][layer][0][a])
-    assert [float(m.max()) for m in new["memory"]["m"]["nets"][-1][0]] == [0, 0, 9]
+    assert [float(m.max()) for m in new["memory"]["per_weight"]["m"]["nets"][-1][0]] == [0, 0, 9]
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    arms = {"a": Arm(BUSY), "b": Arm(BUSY, stationary=True)}
+    arms = {"a": Condition(BUSY), "b": Condition(BUSY, stationary=True)}
     whole, save, count = live(arms, range(2)), checkpoint.save, []
 
     def die(path, state):
         save(path, state)
-        count.append(state["iteration"])
-        raise KeyboardInterrupt
+        count.append(state["t"])
+        if count[-1]:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "save", die)
     with pytest.raises(KeyboardInterrupt):
         live(arms, range(2), folder=tmp_path, save_every=0)
     monkeypatch.setattr(checkpoint, "save", save)
     again = live(arms, range(2), folder=tmp_path)
-    assert count == [2] and again.equals(whole)
+    assert count == [0, 1] and again.equals(whole)
 
 
 @pytest.mark.parametrize("given, message", [
-    ({"arms": {"a": Arm({"step": 1})}}, "'step' is unknown to ppo"),
-    ({"arms": {"a": Arm(BUSY, "head")}}, "renews 'head'"),
-    ({"arms": {}}, "at least one seed and one arm"),
-    ({"iterations": 3}, "bin 2 does not divide"),
+    ({"arms": {"a": Condition({"step": 1})}}, "'step' is unknown to ppo"),
+    ({"arms": {"a": Condition(BUSY, "head")}}, "resets 'head'"),
+    ({"arms": {"a": Condition({"step_size": [1e-2, 1e-3]})}}, "'a' has 2 settings"),
+    ({"arms": {}}, "conditions is empty"),
+    ({"seeds": []}, "seeds is empty"),
+    ({"iterations": 0}, "iterations 0"),
 ])
 def test_what_does_not_fit_is_an_error_before_work(given, message):
-    given = {"arms": {"a": Arm(BUSY)}, "seeds": range(1), **given}
+    given = {"arms": {"a": Condition(BUSY)}, "seeds": range(1), **given}
     with pytest.raises(ValueError, match=message):
         live(**given)
 
@@ -141,7 +145,7 @@ def test_what_does_not_fit_is_an_error_before_work(given, message):
 # gymnasium --------------------------------------------------------------------------------------
 
 def on_gymnasium(name, **more):
-    return gymnasium_adapters.gymnasium_worlds(lambda seed: gymnasium.make(name, **more), name)
+    return gymnasium_rollouts(lambda seed: gymnasium.make(name, **more))
 
 
 class Counting(gymnasium.Env):
@@ -165,9 +169,9 @@ class Counting(gymnasium.Env):
 
 @pytest.mark.parametrize("end, limit", [(3, 99), (99, 3)])
 def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, limit):
-    agent, routine = ppo(2, categorical(2), (4,)), Routine(2, 7, 1, 1)
-    place = gymnasium_adapters.gymnasium_worlds(
-        lambda seed: gymnasium.wrappers.TimeLimit(Counting(end), limit), "counting")(
+    agent, routine = ppo(2, categorical(2), (4,)), RolloutConfig(2, 7, 1, 1)
+    place = gymnasium_rollouts(
+        lambda seed: gymnasium.wrappers.TimeLimit(Counting(end), limit))(
             agent, torch.tensor([0]), None, routine, False)
     place.begin(0)
     found = place.collect(vmap(agent.start)(torch.tensor([0]))["params"], 0)
@@ -182,7 +186,7 @@ def test_ends_and_time_limits_are_told_apart_and_last_observations_kept(end, lim
 
 
 def test_the_loop_meets_what_gymnasium_s_vector_env_meets():
-    agent, routine = ppo(4, categorical(2), (4,)), Routine(3, 60, 1, 1)
+    agent, routine = ppo(4, categorical(2), (4,)), RolloutConfig(3, 60, 1, 1)
     place = on_gymnasium("CartPole-v1", max_episode_steps=15)(
         agent, torch.tensor([2]), None, routine, False)
     place.begin(0)
@@ -207,35 +211,28 @@ def test_the_loop_meets_what_gymnasium_s_vector_env_meets():
 
 def test_ppo_learns_cart_pole_in_seconds_on_gymnasium_and_in_torch():
     """A short real run: far above the 22 steps of a random policy, the same algorithm in both."""
-    routine = Routine(envs=8, steps=64, epochs=6, minibatches=4)
+    routine = RolloutConfig(envs=8, steps=64, epochs=6, minibatches=4)
     agent = ppo(4, categorical(2), (32, 32), "tanh")
-    for place in (torch_worlds(cart_pole), on_gymnasium("CartPole-v1")):
-        frame = train.run(place, agent, {"ppo": Arm({"step_size": 2e-3})}, range(2), 20, 4,
-                             routine=routine)
+    for place in (torch_rollouts(cart_pole), on_gymnasium("CartPole-v1")):
+        frame = train_ppo.train_ppo(place, agent, {"ppo": Condition({"step_size": 2e-3})}, range(2), 20, 4,
+                             config=routine)
         assert frame[frame.step == 20 * 512]["return"].min() > 70
         assert frame[frame.step == 4 * 512]["return"].max() < 70
 
 
-def test_a_killed_run_on_gymnasium_goes_on_bit_for_bit(tmp_path):
+def test_a_shorter_run_on_gymnasium_goes_on_bit_for_bit(tmp_path, capsys):
     place = on_gymnasium("CartPole-v1")
     agent = ppo(4, categorical(2), (8,))
-    whole = live({"a": Arm({})}, range(2), 6, place, agent)
-    live({"a": Arm({})}, range(2), 2, place, agent, folder=tmp_path)
-    mark = train.Lives(place, agent, {"a": Arm({})}, range(2), SMALL, 6, 2).mark
-    state = torch.load(tmp_path / "agents.pt", weights_only=True)
-    assert state["iteration"] == 2 and state["fingerprint"] == mark
-    again = live({"a": Arm({})}, range(2), 6, place, agent, folder=tmp_path)
-    assert again.equals(whole)
+    whole = live({"a": Condition({})}, range(2), 6, place, agent)
+    live({"a": Condition({})}, range(2), 2, place, agent, folder=tmp_path)
+    assert torch.load(tmp_path / "agents.pt", weights_only=True)["t"] == 2
+    again = live({"a": Condition({})}, range(2), 6, place, agent, folder=tmp_path)
+    assert "afresh" not in capsys.readouterr().out and again.equals(whole)
 
 
 def test_an_environment_that_hides_its_state_is_not_saved():
-    with pytest.raises(ValueError, match="does not show its state"):
+    with pytest.raises(UserError, match="Counting does not tell its whole state"):
         gymnasium_adapters.save(Counting(3))
-
-
-def test_policies_for_environments():
-    assert gymnasium_adapters.policy_for(gymnasium.make("CartPole-v1")).name == "categorical 2"
-    assert gymnasium_adapters.policy_for(gymnasium.make("Pendulum-v1")).name.startswith("gaussian 1")
 
 
 # Slippery Ant -----------------------------------------------------------------------------------
@@ -332,15 +329,15 @@ def test_a_simulator_goes_on_bit_for_bit_from_what_was_saved(name, tmp_path):
 
 
 def on_slippery_ground(**more):
-    place = gymnasium_adapters.gymnasium_worlds(lambda seed: slippery_ant.ant(seed, 20), "ant 20")
-    agent = ppo(27, gaussian(8), (8,), renewal=renewal.replacement())
-    arms = {"cbp": Arm({"replacement_rate": 0.1, "maturity_threshold": 3})}
+    place = gymnasium_rollouts(lambda seed: slippery_ant.ant(seed, 20))
+    agent = ppo(27, gaussian(8), (8,), "relu", adam, least_useful())
+    arms = {"cbp": Condition({"replacement_rate": 0.1, "maturity_threshold": 3})}
     return live(arms, range(2), 8, place, agent, **more)
 
 
 @needs_mujoco
 def test_a_life_on_slippery_ground_that_is_killed_goes_on_bit_for_bit(tmp_path):
-    """SIGKILL after the second checkpoint; frictions have changed by then and change again."""
+    """SIGKILL after some checkpoints; frictions have changed by then and change again."""
     program = f"""if True:
         import os, sys
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
@@ -349,12 +346,12 @@ def test_a_life_on_slippery_ground_that_is_killed_goes_on_bit_for_bit(tmp_path):
         def die(*given):
             save(*given)
             count.append(1)
-            if len(count) == 2:
+            if len(count) == 5:
                 os.kill(os.getpid(), 9)
         here.checkpoint.save = die
         here.on_slippery_ground(folder={str(tmp_path)!r}, save_every=0)
     """
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()
-    assert torch.load(tmp_path / "agents.pt", weights_only=True)["iteration"] == 4
+    assert torch.load(tmp_path / "agents.pt", weights_only=True)["t"] == 4
     assert on_slippery_ground(folder=tmp_path).equals(on_slippery_ground())

@@ -9,10 +9,12 @@ from torch.func import hessian
 from torch.utils._pytree import tree_map
 
 from dyndl_lite.algorithms import step_sizes
-from dyndl_lite.algorithms.continual_backprop import continual_backprop, forget
+from dyndl_lite.algorithms.backprop import backprop
+from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.replace_units import overwrite
 from dyndl_lite.algorithms.step_sizes import adapt, linear, per_unit
 from dyndl_lite.experiment import drivers, ensemble
-from dyndl_lite.learning import backprop, cross_entropy, CURVATURE, squared_error
+from dyndl_lite.learning import cross_entropy, CURVATURE, squared_error
 from dyndl_lite.models import mlp
 from dyndl_lite.problems.tracking import FlippingSigns, normal, RandomWalks
 
@@ -75,7 +77,7 @@ def test_a_linear_unit_agrees_with_the_textbook(rule):
     expected = [textbook.learn(x, y) for x, y in zip(X, Y[:, 0])]
     np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(net["w"], textbook.w, rtol=1e-6)
-    alpha = net["memory"]["alpha"].numpy()
+    alpha = net["memory"]["per_weight"]["alpha"].numpy()
     np.testing.assert_allclose(alpha, textbook.step_sizes(), rtol=1e-6)
     assert (np.abs(np.log(alpha / LINEAR[rule]["step_size"])) > 0.01).all()  # they learned
 
@@ -110,7 +112,7 @@ def assert_same(net, scores, textbook, expected):
     for layer, (W, b) in enumerate(net["params"]):
         np.testing.assert_allclose(W, textbook.W[layer], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(b, textbook.b[layer], rtol=1e-5, atol=1e-7)
-        alpha = net["memory"]["alpha"][layer][0].numpy()
+        alpha = net["memory"]["per_weight"]["alpha"][layer][0].numpy()
         alpha = np.where(alpha > 0, alpha, textbook.hyper["step_size"])  # 0 is a new weight's
         np.testing.assert_allclose(alpha, textbook.step_sizes(layer), rtol=1e-5)
 
@@ -244,11 +246,12 @@ def test_clearing_a_unit_s_memory_makes_its_step_sizes_the_initial_ones():
     X, Y = nonlinear(300, 5, 2)
     net, _ = live(learner, X, Y, **SETTINGS["autostep"], replacement_rate=0)
     chosen = [(torch.tensor(2), torch.tensor(True))]
-    memory = forget(net["memory"], chosen)
+    memory = {part: overwrite(pairs, chosen, [0.0])
+              for part, pairs in net["memory"]["per_weight"].items()}
     for pairs in memory.values():
         (into, _), (out_of, _) = pairs
         assert not into[2].any() and not out_of[:, 2].any()
-        assert into[[0, 1, 3]].any() and out_of[:, [0, 1, 3, 4]].all()
+        assert into[[0, 1, 3]].any() and out_of[:, [0, 1, 3]].all()
     hyper = {k: torch.tensor(float(v)).double()
              for k, v in {**learner.settings, **SETTINGS["autostep"]}.items()}
     alpha = step_sizes._alpha({"alpha": memory["alpha"][0][0]}, hyper)
@@ -278,7 +281,7 @@ def test_compiled_and_plain_loops_agree():
         results.append(make(ensemble.batched(learner.step))(nets, hypers, X, Y))
     (one, scores), (other, same) = results
     torch.testing.assert_close(scores, same, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(one["memory"]["alpha"], other["memory"]["alpha"], rtol=1e-3,
+    torch.testing.assert_close(one["memory"]["per_weight"]["alpha"], other["memory"]["per_weight"]["alpha"], rtol=1e-3,
                                atol=1e-5)
 
 

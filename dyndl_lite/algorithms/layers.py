@@ -1,6 +1,7 @@
 """Remedies that change what a hidden layer computes: normalisation, dropout, concatenated ReLU.
 
-All in their online form, one example at a time. A unit's summed input z = W h is normalised to
+All in their online form, one example at a time. In a convolution layer norm is over all channels and
+places of one image, dropout silences a channel at all places, and a concatenated ReLU passes on two maps. A unit's summed input z = W h is normalised to
 y, the bias is added after that, and the activity is h = f(y + b). No gain is learned: with
 ReLU the outgoing weights can do all that a gain could.
 """
@@ -10,17 +11,31 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
+from torch.nn import functional as F
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.backprop import named
+from dyndl_lite.algorithms.optimisers import momentum
 from dyndl_lite.experiment import diagnostics
-from dyndl_lite.learning import Learner, Optimiser, sgd, squared_error
-from dyndl_lite.models.mlp import ACTIVATIONS, initialise, Params
+from dyndl_lite.learning import (
+    Intervention,
+    LayerState,
+    Learner,
+    learner,
+    minibatch_cross_entropy,
+    Model,
+    Optimiser,
+    sgd,
+    squared_error,
+)
+from dyndl_lite.models import cnn, mlp
+from dyndl_lite.models.mlp import ACTIVATIONS, Params
 
 _EPSILON = 1e-5  # added to every variance
 
 
-class Kind(NamedTuple):
+class HiddenLayer(NamedTuple):
     """What a kind of hidden layer does differently from a plain one."""
 
     settings: dict[str, float] = {}
@@ -29,7 +44,7 @@ class Kind(NamedTuple):
     control: Callable = lambda z, y, own, hyper: 0.0  # a term whose gradient steers z
     learn: Callable = lambda own, z, y, slope, hyper: own  # slope: of the loss by y
     fire: Callable = lambda f, z: f(z)
-    voices: int = 1  # numbers that each unit passes on
+    multiplicity: int = 1  # numbers that each unit passes on
     keep: Callable | None = None  # seed, t, layer, units, hyper -> factors of the activities
 
 
@@ -81,25 +96,31 @@ def _keep(seed, t, layer, units, hyper):
 
 
 KINDS = {
-    "layer_norm": Kind(normalise=_layer_normalise),
-    "online_norm": Kind({"forward_decay": 0.999, "backward_decay": 0.99},
+    "layer_norm": HiddenLayer(normalise=_layer_normalise),
+    "online_norm": HiddenLayer({"forward_decay": 0.999, "backward_decay": 0.99},
                         {"mean": 0.0, "variance": 1.0, "error_along": 0.0, "error_mean": 0.0},
                         _online_normalise, _online_control, _online_learn),
-    "dropout": Kind({"dropout": 0.1}, keep=_keep),
-    "crelu": Kind(fire=lambda f, z: torch.cat([f(z), f(-z)]), voices=2),
+    "dropout": HiddenLayer({"dropout": 0.1}, keep=_keep),
+    "crelu": HiddenLayer(fire=lambda f, z: torch.cat([f(z), f(-z)]), multiplicity=2),
 }
 
 
-def forward(params: Params, x: Tensor, activation: str, kind: Kind, layers: list[dict],
+#: Kinds that know nothing of the last example, so that the images of a minibatch can come at once.
+IMAGE_KINDS = {"plain": HiddenLayer(),
+               **{name: KINDS[name] for name in ("layer_norm", "dropout", "crelu")}}
+
+
+def forward(params: Params, x: Tensor, activation: str, kind: HiddenLayer, layers: list[dict],
             kept: list | None = None) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
     """Run one network on one example.
 
     Parameters
     ----------
     params : list of (weights, biases)
-    x : tensor [inputs]
+        A convolution where the weights have four dimensions.
+    x : tensor [inputs] or [3, side, side]
     activation : str
-    kind : Kind
+    kind : HiddenLayer
     layers : list of dicts
         What each hidden layer remembers.
     kept : list of tensors [units], optional
@@ -112,24 +133,85 @@ def forward(params: Params, x: Tensor, activation: str, kind: Kind, layers: list
         Summed inputs, the same normalised, activities.
     """
     h, seen = x, []
-    for layer, ((W, b), own) in enumerate(zip(params[:-1], layers)):
-        z = W @ h
-        y = kind.normalise(z, own)
-        h = kind.fire(ACTIVATIONS[activation], y + b)
-        h = h * kept[layer] if kept else h
+    for layer, (W, b) in enumerate(params[:-1]):
+        convolution = W.ndim == 4
+        z = F.conv2d(h, W) if convolution else W @ h.flatten()
+        y = kind.normalise(z, layers[layer])
+        h = kind.fire(ACTIVATIONS[activation], y + (b[:, None, None] if convolution else b))
+        if convolution and h.shape[-1] > 1:
+            h = F.max_pool2d(h[None], 2)[0]
+        if kept:
+            h = h * (kept[layer][:, None, None] if convolution else kept[layer])
         seen.append((z, y, h))
     W, b = params[-1]
-    return W @ h + b, seen
+    return W @ h.flatten() + b, seen
 
 
-def check(setting: dict) -> None:
-    """Raise ValueError for a setting that cannot run."""
+def _check(setting: dict) -> None:
     if not 0 <= setting.get("dropout", 0) < 1:
         raise ValueError(f"dropout {setting['dropout']} is a share: give one from 0 to below 1")
 
 
+def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable,
+                minibatch: bool) -> Model:
+    """Give a model another kind of hidden layers.
+
+    Parameters
+    ----------
+    plain : Model
+        `mlp` or `cnn`.
+    kind : HiddenLayer
+    activation : str
+    init : function of (seed, multiplicity)
+        Draws the weights.
+    minibatch : bool
+        Whether an example is a minibatch; then layers can remember nothing.
+    """
+    def new_state(seed: Tensor) -> dict:
+        return {"layers": [{name: torch.full((n,), first, device=seed.device)
+                            for name, first in kind.remembers.items()} for n in plain.hidden],
+                "seed": seed.clone(), "t": torch.zeros_like(seed)}
+
+    def one(params, state, hyper, x, t):
+        kept = None
+        if kind.keep:
+            kept = [kind.keep(state["seed"], t, i, n, hyper) for i, n in enumerate(plain.hidden)]
+        output, seen = forward(params, x, activation, kind, state["layers"], kept)
+        penalty = sum(kind.control(z, y, own, hyper)
+                      for (z, y, _), own in zip(seen, state["layers"]))
+        return output, [h if h.ndim == 1 else h.flatten(1) for *_, h in seen], penalty, seen
+
+    def together(params, state, hyper, x):
+        t = state["t"] * len(x) + torch.arange(len(x), device=x.device)  # each its own dropout
+        output, features = vmap(lambda *given: one(*given)[:2], (None, None, None, 0, 0))(
+            params, state, hyper, x, t)
+        return output, features, 0.0, ()
+
+    def update(state, seen, gradients, hyper):
+        layers = state["layers"] if not kind.remembers else [
+            kind.learn(own, z, y, slope, hyper)  # b is added to y: the same slope
+            for own, (z, y, _), (_, slope) in zip(state["layers"], seen, gradients)]
+        return {**state, "layers": layers, "t": state["t"] + 1}
+
+    def predict(params, state, x):  # with all units
+        def alone(x):
+            return forward(params, x, activation, kind, state["layers"])[0]
+        return vmap(alone)(x) if minibatch else alone(x)
+
+    def apply(params, x):
+        raise TypeError("layers that remember have no output without their state")
+
+    layers = LayerState(
+        new_state,
+        together if minibatch else lambda params, state, hyper, x: one(params, state, hyper, x, state["t"]),
+        update, predict if kind.keep else None, kind.settings, _check)
+    return plain._replace(init=lambda seed: init(seed, kind.multiplicity), apply=apply, layers=layers,
+                          curvatures=None)
+
+
 def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
-                  loss: Callable = squared_error, optimiser: Optimiser = sgd) -> Learner:
+                  loss: Callable = squared_error, optimiser: Optimiser = sgd,
+                  after: tuple[Intervention, ...] = ()) -> Learner:
     """Make a backprop learner with another kind of hidden layers.
 
     ``"layer_norm"``: Ba et al. (2016). ``"online_norm"``: Chiley et al. (2019, arXiv
@@ -142,62 +224,77 @@ def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
     ----------
     kind : str
         A name in `KINDS`.
-    sizes, activation, loss
-        As for `backprop`.
-    optimiser : Optimiser
-        One that asks for nothing but gradients: `sgd`, `momentum`, `adam`, or decayed.
+    sizes, activation, loss, optimiser, after
+        As for `backprop`; step sizes per unit (`step_sizes.per_unit`) need plain layers.
 
     Raises
     ------
     ValueError
-        If the kind is unknown or there is no hidden layer.
+        If the kind is unknown, there is no hidden layer, or units that pass on two numbers
+        should be replaced.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is unknown: use one of {list(KINDS)}")
-    if len(sizes) < 3:
-        raise ValueError(f"sizes {sizes}: {kind} needs a hidden layer")
-    hidden, what = sizes[1:-1], KINDS[kind]
+    what = _named(kind, KINDS, len(sizes) > 2, f"sizes {sizes}", after)
+    model = with_layers(mlp.mlp(sizes, activation), what, activation,
+                        lambda seed, n: mlp.initialise(seed, sizes, activation, n), False)
+    return named(f"backprop_with {kind}", learner(model, loss, optimiser, *after))
 
-    def start(seed: Tensor) -> dict:
-        params = initialise(seed, sizes, activation, what.voices)
-        return {
-            "params": params,
-            "memory": optimiser.start(params),
-            "layers": [{name: torch.full((n,), first, device=seed.device)
-                        for name, first in what.remembers.items()} for n in hidden],
-            "seed": seed.clone(),
-            "t": torch.zeros_like(seed),
-        }
 
-    def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
-        params, layers, seed, t = net["params"], net["layers"], net["seed"], net["t"]
-        kept = [what.keep(seed, t, i, n, hyper) for i, n in enumerate(hidden)] if what.keep else None
-        score = loss(forward(params, x, activation, what, layers)[0], y)[1]
+def conv_backprop_with(kind: str, layout: cnn.Layout, optimiser: Optimiser = momentum,
+                       after: tuple[Intervention, ...] = ()) -> Learner:
+    """Make a backprop learner of minibatches of images with another kind of hidden layers.
 
-        def objective(params):
-            output, seen = forward(params, x, activation, what, layers, kept)
-            steering = sum(what.control(z, y, own, hyper)
-                           for (z, y, _), own in zip(seen, layers))
-            return loss(output, y)[0] + steering, seen
+    Parameters are those of `backprop_with` and `conv_backprop`; the kinds are `IMAGE_KINDS`.
+    """
+    what = _named(kind, IMAGE_KINDS, layout.channels or layout.hidden, str(layout), after)
+    model = with_layers(cnn.cnn(layout), what, "relu",
+                        lambda seed, n: cnn.initialise(seed, layout, n), True)
+    return named(f"conv_backprop_with {kind}",
+                 learner(model, minibatch_cross_entropy, optimiser, *after))
 
-        gradients, seen = grad(objective, has_aux=True)(params)
-        params, memory = optimiser.update(params, gradients, net["memory"], hyper)
-        layers = [what.learn(own, z, y, slope, hyper)  # b is added to y: the same slope
-                  for own, (z, y, _), (_, slope) in zip(layers, seen, gradients)]
-        return {"params": params, "memory": memory, "layers": layers, "seed": seed,
-                "t": t + 1}, score
 
-    description = f"backprop_with {kind} {sizes} {activation} {loss.__name__} {optimiser.name}"
-    return Learner(start, step, {**optimiser.settings, **what.settings}, description, sizes[-1],
-                   check)
+def _named(kind: str, kinds: dict[str, HiddenLayer], deep: bool, what: str,
+           after: tuple[Intervention, ...]) -> HiddenLayer:
+    if kind not in kinds:
+        raise ValueError(f"kind {kind!r} is unknown: use one of {list(kinds)}")
+    if not deep:
+        raise ValueError(f"{what}: {kind} needs a hidden layer")
+    if kinds[kind].multiplicity > 1 and any(each.of_units for each in after):
+        raise ValueError(f"{kind}: units that pass on two numbers cannot be replaced one by one")
+    return kinds[kind]
 
 
 def probe(kind: str, activation: str = "relu") -> Callable:
-    """Give the function of (net, X) that `ensemble.run` calls, as `diagnostics.probe` does."""
+    """Give the function of (net, X) that looks inside a net of `backprop_with`."""
 
-    def activities(net, x):
-        _, seen = forward(net["params"], x, activation, KINDS[kind], net["layers"])
-        return tuple(h for _, _, h in seen)
+    def look(net: dict, X: Tensor) -> dict[str, Tensor]:
+        def activities(x):
+            _, seen = forward(net["params"], x, activation, KINDS[kind], net["layers"]["layers"])
+            return tuple(h for *_, h in seen)
+        return diagnostics.measure(net["params"], vmap(activities)(X))
 
-    return lambda net, X: diagnostics.measure(net["params"],
-                                           vmap(activities, in_dims=(None, 0))(net, X))
+    return look
+
+
+def held_back_probe(kind: str = "plain") -> Callable:
+    """Give a function of (net, X, Y) for `ensemble.run`: what a net makes of images held back.
+
+    Parameters
+    ----------
+    kind : str
+        Of the net's hidden layers; "plain" is for all that is not of this module.
+
+    Returns
+    -------
+    function of net, X [images, 3, side, side], Y [images]
+        Gives ``test_accuracy`` and what `diagnostics.measure` sees in the units, where what a
+        channel does at an image is its mean over the places.
+    """
+
+    def look(net: dict, X: Tensor, Y: Tensor) -> dict[str, Tensor]:
+        nothing = [{}] * len(net["params"])
+        output, seen = vmap(lambda x: forward(net["params"], x, "relu", IMAGE_KINDS[kind], nothing))(X)
+        units = [h.flatten(2).mean(2) if h.ndim > 2 else h for *_, h in seen]
+        return {"test_accuracy": (output.argmax(-1) == Y).float().mean(),
+                **diagnostics.measure(net["params"], units)}
+
+    return look

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from dyndl_lite.learning import Learner, Optimiser
+from dyndl_lite.learning import Learner, Optimiser, optimizer_state
 
 
 class Rule(NamedTuple):
@@ -210,23 +210,20 @@ def adapt(rule: Rule, memory: dict, delta: Tensor, a: Tensor, c: Tensor,
 
 def per_unit(rule: Rule) -> Optimiser:
     """Make an optimiser of a rule for one unit: in a deep net each unit has its local error."""
-    name = rule.update.__name__.lstrip("_")
 
-    def start(params):
-        # A unit's bias is its last weight here: the second of each pair stays unused.
-        return {part: [(torch.cat([torch.zeros_like(W), torch.zeros_like(b)[:, None]], 1),
-                        torch.zeros_like(b)) for W, b in params] for part in rule.memory}
-
-    def update(params, gradients, memory, hyper, inputs, curvatures):
-        after, moved = {part: [] for part in rule.memory}, []
-        for layer, c in enumerate(curvatures()):
+    def update(params, gradients, state, hyper, context):
+        past, moved = state["per_weight"], []
+        after = {part: [] for part in rule.memory}
+        for layer, (a, c) in enumerate(zip(*context())):
             (W, b), (_, slope) = params[layer], gradients[layer]  # a bias's slope is its unit's
-            past = {part: pairs[layer][0] for part, pairs in memory.items()}
-            a = torch.cat([inputs[layer], torch.ones_like(inputs[layer][:1])])
-            now, change = adapt(rule, past, -slope, a, c, hyper)
+            rows = {part: torch.cat([layers[layer][0], layers[layer][1][:, None]], 1)
+                    for part, layers in past.items()}  # a bias is the weight of an input that is 1
+            a = torch.cat([a, torch.ones_like(a[:1])])
+            now, change = adapt(rule, rows, -slope, a, c, hyper)
             for part, value in now.items():
-                after[part].append((value, memory[part][layer][1]))
+                after[part].append((value[:, :-1], value[:, -1]))
             moved.append((W + change[:, :-1], b + change[:, -1]))
-        return moved, after
+        return moved, {**state, "per_weight": after}
 
-    return Optimiser(start, update, dict(rule.settings), f"per-unit {name}")
+    name = rule.update.__name__.lstrip("_")
+    return Optimiser(optimizer_state(*rule.memory), update, dict(rule.settings), f"per-unit {name}")

@@ -16,13 +16,16 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from dyndl_lite.bench import supervised
-from dyndl_lite.rl import lives, slippery_ant, train
+from dyndl_lite.experiment.run import Job
+from dyndl_lite.rl import slippery_ant
 from dyndl_lite.rl.environments import cart_pole
-from dyndl_lite.rl.gymnasium_adapters import named
+from dyndl_lite.rl.interaction import never
 from dyndl_lite.rl.policies import categorical, gaussian
-from dyndl_lite.rl.ppo import ppo, Routine
+from dyndl_lite.rl.ppo import ppo, RolloutConfig
+from dyndl_lite.rl.rollouts import named, torch_rollouts
 from dyndl_lite.rl.streaming import stream_q
-from dyndl_lite.rl.torch_environments import torch_worlds
+from dyndl_lite.rl.train_ppo import Condition, Training
+from dyndl_lite.rl.train_streaming import InEnvironment
 
 GAMMA, LAMBDA, KAPPA, SPARSITY, EPSILON, EXPLORATION = 0.99, 0.8, 2.0, 0.9, 0.01, 10_000
 # learners at once, our steps a round, the plain loop's steps a round
@@ -110,6 +113,19 @@ class PlainStreamQ:
             self.t += 1
 
 
+class Going:
+    """A job on its way, to be timed."""
+
+    def __init__(self, job: Job):
+        self.job, self.state, self.t = job, job.start(), 0
+
+    def go(self, steps: int) -> None:
+        """Advance by some steps, whole chunks of the job's."""
+        for _ in range(0, steps, self.job.chunk):
+            self.state, *_ = self.job.advance(self.state, self.t, self.job.chunk)
+            self.t += self.job.chunk
+
+
 def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     """Time stream Q(lambda) in CartPole beside the plain loop, in turns.
 
@@ -121,9 +137,10 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     for runs, steps, plain_steps in WORKS[:1] if quick else WORKS:
         if quick:
             steps, plain_steps = 20, 20
-        ours, plain = lives.Lives(stream_q(4, 2), cart_pole, {"q": {}}, range(runs), steps), PlainStreamQ()
-        ours.live(steps), plain.live(plain_steps)  # compile, and warm up
-        pairs = [(runs * steps / _seconds(ours.live, steps),
+        ours, plain = Going(InEnvironment(stream_q(4, 2), cart_pole, {"q": {}}, range(runs), [steps],
+                                          steps, (), None, never)), PlainStreamQ()
+        ours.go(steps), plain.live(plain_steps)  # compile, and warm up
+        pairs = [(runs * steps / _seconds(ours.go, steps),
                   plain_steps / _seconds(plain.live, plain_steps)) for _ in range(rounds)]
         rows.append(supervised.row("CartPole, 2 layers of 32", "stream_q", runs, pairs))
     torch.set_num_threads(threads)
@@ -144,23 +161,23 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    works = [("CartPole-v1", 10, torch_worlds(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
-              Routine(8, 128, 10, 16)),
+    works = [("CartPole-v1", 10, torch_rollouts(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
+              RolloutConfig(8, 128, 10, 16)),
              ("Hopper-v5", 5, named("Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
-              Routine(1, 2_048, 10, 32))]
+              RolloutConfig(1, 2_048, 10, 32))]
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     for env, runs, place, agent, routine in works[:1 if quick or slippery_ant.missing() else 2]:
         if quick:
-            routine = Routine(2, 16, 2, 2)
+            routine = RolloutConfig(2, 16, 2, 2)
         iterations = 1 if quick else 1_000  # so many are worth compiling
-        ours = train.Lives(place, agent, {"ppo": train.Arm()}, range(runs), routine, iterations,
-                              iterations)
+        ours = Going(Training(place, agent, {"ppo": Condition()}, range(runs), routine, [iterations],
+                              iterations, "ppo"))
         each = routine.envs * routine.steps
         theirs = PPO("MlpPolicy", make_vec_env(env, routine.envs), n_steps=routine.steps,
                      device="cpu", n_epochs=routine.epochs, batch_size=each // routine.minibatches)
-        ours.advance(), theirs.learn(each)  # compile, and warm up
-        pairs = [(runs * each / _seconds(ours.advance),
+        ours.go(1), theirs.learn(each)  # compile, and warm up
+        pairs = [(runs * each / _seconds(ours.go, 1),
                   each / _seconds(theirs.learn, each, reset_num_timesteps=False))
                  for _ in range(rounds)]
         rows.append(supervised.row(f"{env} (theirs: stable-baselines3)", "ppo", runs, pairs))

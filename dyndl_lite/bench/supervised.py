@@ -12,13 +12,13 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from dyndl_lite.algorithms.channels import conv_continual_backprop
-from dyndl_lite.algorithms.continual_backprop import continual_backprop
+from dyndl_lite.algorithms.backprop import backprop, conv_backprop
+from dyndl_lite.algorithms.continual_backprop import continual_backprop, conv_continual_backprop
 from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
 from dyndl_lite.dynamic.network import dynamic
 from dyndl_lite.experiment import drivers, ensemble
-from dyndl_lite.learning import backprop, cross_entropy, Learner, squared_error
-from dyndl_lite.models.cnn import conv_backprop, Layout
+from dyndl_lite.learning import cross_entropy, Learner, squared_error
+from dyndl_lite.models.cnn import Layout
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassPairs
 from dyndl_lite.problems.images import PermutedImages

@@ -1,6 +1,5 @@
 """Save a run so that a killed one goes on where it was, and refuse one that is not its own."""
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -8,26 +7,40 @@ import torch
 
 from dyndl_lite.files import atomic
 
-# Read at import: what runs, even if a file is edited meanwhile.
-_CODE = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.parent.rglob("*.py")))
-
-
-def fingerprint(*facts) -> str:
-    """Digest all that a trajectory depends on: the facts given, torch, and the library's code."""
-    facts = repr((facts, torch.__version__)).encode()
-    return hashlib.sha256(facts + _CODE).hexdigest()[:16]
-
 
 def save(path: Path, state: dict) -> None:
     """Write a dict of tensors and numbers; the file is replaced whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(_whole(state).getbuffer())
+
+
+def _whole(state: dict) -> io.BytesIO:
     whole = io.BytesIO()  # torch's own writer would hide a full disk in a RuntimeError
     torch.save(state, whole)
-    with atomic(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
+    return whole
 
 
-def load(path: Path, mark: str, device: torch.device) -> dict | None:
+def check(state: dict, name: str) -> None:
+    """Raise ValueError if a state could not be read back from a file."""
+    try:
+        whole = _whole(state)
+        whole.seek(0)
+        torch.load(whole, weights_only=True)
+    except Exception as error:  # torch and pickle raise many kinds
+        raise ValueError(f"{name!r} cannot be kept in a checkpoint ({str(error).splitlines()[0]}): "
+                         "let it hold dicts, lists, tensors and numbers, or give no folder"
+                         ) from error
+
+
+def load(path: Path, mark: str, ends: list[int], device: torch.device) -> dict | None:
     """Read a checkpoint back, or None if there is none or it belongs to another run.
+
+    Parameters
+    ----------
+    mark : str
+        The fingerprint of all that the run's course depends on.
+    ends : list of int
+        Where its bins end; a run with fewer of them is its beginning.
 
     Raises
     ------
@@ -38,12 +51,12 @@ def load(path: Path, mark: str, device: torch.device) -> dict | None:
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        found = state["fingerprint"]
+        own = (state["fingerprint"] == mark and state["t"] <= ends[-1]
+               and state["ends"] == ends[:len(state["ends"])])
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ValueError(f"checkpoint {path} cannot be read ({type(error).__name__}): delete it "
                          "to start this run afresh") from error
-    if found != mark:
+    if not own:
         print(f"[dyndl_lite] checkpoint {path} is of other settings or other code: starting "
               "afresh", flush=True)
-        return None
-    return state
+    return state if own else None

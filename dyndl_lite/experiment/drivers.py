@@ -12,11 +12,17 @@ cuda       compiled steps captured in a CUDA graph
 =========  ====================================================================================
 """
 
+import os
+import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from dyndl_lite.experiment import compile_cache, compiler
+from dyndl_lite.experiment.compile_cache import notice
+from dyndl_lite.experiment.fingerprint import fingerprint, Unknowable
 
 # Fewer steps than this are done before a compiler would be.
 WORTH_COMPILING = 3_000
@@ -26,14 +32,10 @@ WIDE_BYTES = 16 * 2**20
 # An example of more numbers than this (a minibatch of images) keeps the processor busy by itself;
 # then the convolutions of one net are faster than those of many at once.
 HEAVY_INPUTS = 2**16
+# Drivers that `reused` keeps.
+MOST_MADE = 32
 # Steps captured in one CUDA graph: replaying them costs one launch.
 GRAPH_STEPS = 50
-
-
-@lru_cache
-def notice(text: str) -> None:
-    """Say something once in the life of the process."""
-    print(f"[dyndl_lite] {text}", flush=True)
 
 
 def choose(device: torch.device, nets: dict, steps: int, inputs: int = 0) -> str:
@@ -53,9 +55,16 @@ def make(kind: str, step: Callable) -> Callable:
 
     A compiled driver that cannot be built (no C++ compiler, or torch's private scan is gone)
     gives one notice and goes on as the eager loop.
+
+    Raises
+    ------
+    ValueError
+        If no driver has that name.
     """
     if kind == "eager":
         return eager(step)
+    if kind not in COMPILED:
+        raise ValueError(f"driver {kind!r} is unknown: use eager, {', '.join(COMPILED)}")
     return _or_eager(lambda: COMPILED[kind](step), step)
 
 
@@ -64,14 +73,21 @@ def laid_out(nets):
     return tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), nets)
 
 
-_made = {}
+_made = OrderedDict()
 
 
-def reused(kind: str, batched: Callable, *of) -> Callable:
-    """Give the driver of that name around the step that `batched()` makes, made once for each `of`."""
-    if (kind, *of) not in _made:
-        _made[kind, *of] = make(kind, batched())
-    return _made[kind, *of]
+def reused(kind: str, step: Callable) -> Callable:
+    """Give the driver of that name around a batched step, made once for steps of the same content."""
+    try:
+        mark = kind, fingerprint(step)
+    except Unknowable:
+        return make(kind, step)
+    if mark not in _made:
+        _made[mark] = make(kind, step)
+    _made.move_to_end(mark)
+    if len(_made) > MOST_MADE:
+        _made.popitem(last=False)
+    return _made[mark]
 
 
 def eager(step: Callable) -> Callable:
@@ -88,22 +104,33 @@ def eager(step: Callable) -> Callable:
 
 
 def scan(step: Callable) -> Callable:
-    """Compile the whole loop over the examples into one native function."""
+    """Compile the whole loop over the examples into one native function, kept on disk."""
     from torch._higher_order_ops.scan import scan as torch_scan  # private: may move one day
 
-    def body(hypers):
-        def one(nets, example):
-            nets, score = step(nets, hypers, *example)
-            return laid_out((nets, score))  # scan forbids aliased outputs, and wants one layout
+    loops = {}
 
-        return one
+    def in_this_process(nets, hypers, X, Y):
+        return torch_scan(lambda n, e: laid_out(step(n, hypers, *e)), nets, (X, Y))
 
     def advance(nets, hypers, X, Y):
-        return torch_scan(body(hypers), nets, (X, Y))
+        mark = _mark(nets, hypers, X[0], Y[0])  # one loop for any number of steps
+        if mark not in loops:
+            try:
+                loops[mark] = compiler.packaged(step, nets, hypers, X, Y)
+            except Exception as error:  # torch's packaging is young; its plain compiler is not
+                if compiler.compiler() is None:
+                    raise
+                notice(f"compiled loops are not kept, but made in each process: {_reason(error)}")
+                loops[mark] = _compile(in_this_process, {"cpp_wrapper": True, **compiler.FLAGS})
+        return loops[mark](nets, hypers, X, Y)
 
-    # A product and a sum in one instruction, rounded once: a few per cent faster.
-    return _compile(advance, {"cpp_wrapper": True,
-                              "cpp.enable_floating_point_contract_flag": "fast"})
+    return advance
+
+
+def _mark(*given) -> tuple:
+    """Say for what kind of input something is compiled."""
+    leaves, tree = tree_flatten(given)
+    return tree, torch.get_num_threads(), *((a.shape, a.stride(), a.dtype) for a in leaves)
 
 
 def _compile(function: Callable, options: dict) -> Callable:
@@ -111,7 +138,8 @@ def _compile(function: Callable, options: dict) -> Callable:
     import torch._dynamo  # takes a second, and only compiled drivers need it
 
     torch._dynamo.config.recompile_limit = 256  # the default gives up after 8 learners
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    return torch.compile(function, fullgraph=True, dynamic=False,
+                         options={**options, "cpp.cxx": (None, compiler.needed())})
 
 
 def _overwriting(step: Callable) -> Callable:
@@ -119,14 +147,37 @@ def _overwriting(step: Callable) -> Callable:
 
     The compiler fuses the copy into the update, so nothing is allocated; a raised threshold
     lets it compute a new weight twice rather than store it in between (memory is the limit).
+    What the step hands on from another place is taken out before that place is overwritten.
     """
+    ways = {}
 
     def one(nets, hypers, x, y):
-        new, score = step(nets, hypers, x, y)
-        tree_map(lambda old, value: old.copy_(value), nets, new)
-        return score
+        mark = _mark(nets, hypers, x, y)
+        if mark not in ways:
+            ways[mark] = _compile(overwrite(_handed_on(step, nets, hypers, x, y)),
+                                  {"realize_reads_threshold": 16})
+        return ways[mark](nets, hypers, x, y)
 
-    return _compile(one, {"realize_reads_threshold": 16})
+    def overwrite(handed_on):
+        def write(nets, hypers, x, y):
+            new, score = step(nets, hypers, x, y)
+            new = [a.clone() if i in handed_on else a for i, a in enumerate(tree_leaves(new))]
+            for old, value in zip(tree_leaves(nets), new):
+                old.copy_(value)
+            return score
+
+        return write
+
+    return one
+
+
+def _handed_on(step: Callable, nets, hypers, x, y) -> set[int]:
+    """Find which leaves of the new nets are, or look at, an old leaf of another place."""
+    def memory(tree):
+        return [a.untyped_storage().data_ptr() for a in tree_leaves(tree)]
+
+    old, new = memory(nets), memory(step(nets, hypers, x, y)[0])
+    return {i for i, at in enumerate(new) if at in old and at != old[i]}
 
 
 def in_place(step: Callable) -> Callable:
@@ -201,24 +252,26 @@ COMPILED = {"scan": scan, "in_place": in_place, "one_by_one": one_by_one, "cuda"
 
 
 def _or_eager(build: Callable, step: Callable) -> Callable:
-    """Use the compiled driver; if building it fails, fall back to the eager loop, aloud.
+    """Use the compiled driver; where it cannot compile, fall back to the eager loop, aloud.
 
     A mistake in the step itself fails in the eager loop too, and is raised from there.
     """
-    current = None
+    compiled, ways = None, {}
 
     def advance(nets, hypers, X, Y):
-        nonlocal current
-        if current is not None:
-            return current(nets, hypers, X, Y)
+        nonlocal compiled
+        mark = _mark(nets, hypers, X, Y)
+        if mark in ways:
+            return ways[mark](nets, hypers, X, Y)
         before = tree_map(torch.clone, nets)  # a driver that fails late may have begun
         try:
-            compiled = build()
-            result = compiled(nets, hypers, X, Y)
-            current = compiled
+            with compile_cache.workshop():
+                compiled = compiled or build()
+                result = compiled(nets, hypers, X, Y)
+            ways[mark] = compiled
         except Exception as error:  # of many kinds: import, compiler, backend
-            current = eager(step)
-            result = current(before, hypers, X, Y)
+            result = eager(step)(before, hypers, X, Y)
+            ways[mark] = eager(step)
             notice(f"running uncompiled, correct but many times slower: {_reason(error)}")
         return result
 
@@ -226,7 +279,16 @@ def _or_eager(build: Callable, step: Callable) -> Callable:
 
 
 def _reason(error: Exception) -> str:
+    """Say in a line why something was not compiled: the compiler's own words if there are any."""
     text = f"{type(error).__name__}: {error}"
     if "InvalidCxxCompiler" in text or "No working C++ compiler" in text:
-        return "no C++ compiler was found (install g++ or clang++, or set CXX)"
-    return text.splitlines()[0][:160]
+        return compiler.compiler_line()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = next((line for line in lines[1:] if "error:" in line), lines[0])[:200]
+    paths = [os.path.dirname(torch.__file__), tempfile.gettempdir(),
+             os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")]
+    broken = [path for path in paths if " " in path]
+    if "CppCompileError" in text and broken:
+        said += (f"; torch's compiler commands break at the space in {broken[0]!r}: install the "
+                 "library, and let TMPDIR and TORCHINDUCTOR_CACHE_DIR be, where no path has a space")
+    return said

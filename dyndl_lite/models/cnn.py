@@ -1,4 +1,4 @@
-"""Convolutional networks that learn from minibatches, by backprop.
+"""Convolutional networks, run on minibatches.
 
 As in Continual ImageNet (Dohare et al. 2024, Methods): convolutions, each with ReLU and max pool,
 then fully connected layers. A unit of a convolution is a channel: it has a value at many
@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.learning import cross_entropy, Learner, momentum, Optimiser
+from dyndl_lite.learning import Model
 from dyndl_lite.models.mlp import Params, weight_bound
 
 
@@ -29,7 +28,7 @@ class Layout(NamedTuple):
     kernels: tuple[int, ...] = (5, 3, 3)  # side of each layer's kernel, in pixels
     hidden: tuple[int, ...] = (128, 128)
 
-    def weights(self, voices: int = 1) -> list[tuple[int, ...]]:
+    def weights(self, multiplicity: int = 1) -> list[tuple[int, ...]]:
         """Give the shape of each layer's weights, if each unit passes on so many numbers.
 
         Raises
@@ -43,22 +42,28 @@ class Layout(NamedTuple):
                 raise ValueError(f"{self}: a kernel of side {kernel} meets an image of side {side}: "
                                  "use larger images, smaller kernels or fewer layers")
             shapes.append((units, inputs, kernel, kernel))
-            inputs, side = voices * units, max(1, (side - kernel + 1) // 2)
+            inputs, side = multiplicity * units, max(1, (side - kernel + 1) // 2)
         inputs *= side**2
         for units in (*self.hidden, self.outputs):
             shapes.append((units, inputs))
-            inputs = voices * units
+            inputs = multiplicity * units
         return shapes
 
 
-def initialise(seed: Tensor, layout: Layout, voices: int = 1) -> Params:
+def cnn(layout: Layout) -> Model:
+    """Describe a convolutional network."""
+    return Model(lambda seed: initialise(seed, layout), forward, layout.outputs, str(tuple(layout)),
+                 (*layout.channels, *layout.hidden))
+
+
+def initialise(seed: Tensor, layout: Layout, multiplicity: int = 1) -> Params:
     """Draw the weights of one new network; its biases start at zero, and so does its head.
 
     Parameters
     ----------
     seed : int64 scalar tensor
     layout : Layout
-    voices : int
+    multiplicity : int
         Numbers that each unit passes on.
 
     Returns
@@ -66,7 +71,7 @@ def initialise(seed: Tensor, layout: Layout, voices: int = 1) -> Params:
     list of (weights, biases), one pair a layer
         Weights [channels, inputs, kernel, kernel] of a convolution, [units, inputs] of the rest.
     """
-    params, shapes = [], layout.weights(voices)
+    params, shapes = [], layout.weights(multiplicity)
     for layer, shape in enumerate(shapes):
         fan_in = torch.Size(shape[1:]).numel()
         where = torch.arange(shape[0] * fan_in, device=seed.device)
@@ -104,54 +109,6 @@ def forward(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
             features.append(h)
     W, b = params[-1]
     return h.flatten(1) @ W.T + b, features
-
-
-def gradient_step(net: dict, hyper: dict, x: Tensor, y: Tensor,
-                  optimiser: Optimiser) -> tuple[Params, dict, list[Tensor], Tensor]:
-    """Predict a minibatch, then move every weight down the gradient of its mean loss.
-
-    Returns
-    -------
-    params, memory : the network and the optimiser's memory after the step
-    features : list of tensors, the hidden activities before the step, as `forward` gives them
-    score : scalar tensor, share of right predictions before the step
-    """
-
-    def objective(params):
-        output, features = forward(params, x)
-        losses, scores = vmap(cross_entropy)(output, y)
-        return losses.mean(), (features, scores.mean())
-
-    gradients, (features, score) = grad(objective, has_aux=True)(net["params"])
-    params, memory = optimiser.update(net["params"], gradients, net["memory"], hyper)
-    return params, memory, features, score
-
-
-def conv_backprop(layout: Layout, optimiser: Optimiser = momentum) -> Learner:
-    """Make a backprop learner of minibatches of images.
-
-    Parameters
-    ----------
-    layout : Layout
-        Without channels and hidden units it is the linear classifier.
-    optimiser : Optimiser
-        One that needs gradients alone: sgd, momentum, adam, or one of these with weight decay.
-
-    Returns
-    -------
-    Learner
-    """
-
-    def start(seed: Tensor) -> dict:
-        params = initialise(seed, layout)
-        return {"params": params, "memory": optimiser.start(params)}
-
-    def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
-        params, memory, _, score = gradient_step(net, hyper, x, y, optimiser)
-        return {"params": params, "memory": memory}, score
-
-    return Learner(start, step, dict(optimiser.settings),
-                   f"conv_backprop {tuple(layout)} {optimiser.name}", layout.outputs)
 
 
 def held_back_accuracy(net: dict, X: Tensor, Y: Tensor) -> dict[str, Tensor]:

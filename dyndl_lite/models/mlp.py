@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.func import grad
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.learning import Model
 
 Params = list[tuple[Tensor, Tensor]]
 
@@ -39,8 +40,15 @@ def weight_bound(fan_in: int, activation: str) -> float:
     return _GAINS[activation] * math.sqrt(3 / fan_in)
 
 
+def mlp(sizes: tuple[int, ...], activation: str = "relu") -> Model:
+    """Describe a multilayer network: inputs, units of each hidden layer, outputs."""
+    return Model(lambda seed: initialise(seed, sizes, activation),
+                 lambda params, x: forward(params, x, activation), sizes[-1], f"{sizes} {activation}",
+                 sizes[1:-1], curvatures=lambda *given: curvatures(*given, activation))
+
+
 def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
-               voices: int = 1) -> Params:
+               multiplicity: int = 1) -> Params:
     """Draw the weights of one new network; its biases start at zero.
 
     Parameters
@@ -51,7 +59,7 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
         Inputs, units of each hidden layer, outputs; ``(20, 1)`` is a linear network.
     activation : str
         A name in `ACTIVATIONS`; it sets the scale of the hidden layers' weights.
-    voices : int
+    multiplicity : int
         Numbers that each hidden unit passes on: 1, or 2 where a ReLU is concatenated.
 
     Returns
@@ -68,7 +76,7 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes {sizes}: give inputs, hidden units a layer, outputs, all >= 1")
     params = []
-    heard = [sizes[0], *(voices * n for n in sizes[1:-1])]
+    heard = [sizes[0], *(multiplicity * n for n in sizes[1:-1])]
     for layer, (fan_in, units) in enumerate(zip(heard, sizes[1:])):
         last = layer == len(sizes) - 2
         bound = weight_bound(fan_in, "linear" if last else activation)

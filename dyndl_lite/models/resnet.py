@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.learning import Chains, LayerState, Model
 from dyndl_lite.models.mlp import weight_bound
 
 _RATE, _TINY = 0.1, 1e-5  # of batch norm: of its running statistics, and added to the variance
@@ -139,3 +140,46 @@ def forward(params: dict, norms: dict, x: Tensor,
         blocks.append(new)
     W, b = params["head"]
     return h.mean((2, 3)) @ W.T + b, features, {"stem": stem, "blocks": blocks}
+
+
+def in_use(output: Tensor, classes: Tensor) -> Tensor:
+    """Leave out the outputs of classes that have not come yet: they are never predicted."""
+    return torch.where(torch.arange(output.shape[-1], device=output.device) < classes, output,
+                       -torch.inf)
+
+
+def resnet(layout: Layout) -> Model:
+    """Describe a residual network; its layers keep ``norms`` and the number of ``classes`` in use."""
+
+    def new_state(seed: Tensor) -> dict:
+        return {"norms": initialise(seed, layout)[1], "classes": torch.full_like(seed, layout.outputs)}
+
+    def apply(params, state, hyper, x):
+        output, features, norms = forward(params, state["norms"], x, learning=True)
+        return in_use(output, state["classes"]), features, 0.0, norms
+
+    def update(state, norms, gradients, hyper):
+        return {**state, "norms": norms}
+
+    def without_state(params, x):
+        raise TypeError("a residual network has no output without its running statistics")
+
+    hidden = tuple(n for n in layout.channels for _ in range(layout.blocks))
+    return Model(lambda seed: initialise(seed, layout)[0], without_state, layout.outputs,
+                 str(tuple(layout)), hidden, LayerState(new_state, apply, update))
+
+
+def _split(params: dict) -> list:
+    return [[(*conv, *norm) for conv, norm in (block["first"], block["second"])]
+            for block in params["blocks"]]
+
+
+def _join(params: dict, chains: list) -> dict:
+    blocks = [{**block, **{name: ((W, b), tuple(norm)) for name, (W, b, *norm) in
+                           zip(("first", "second"), chain)}}
+              for block, chain in zip(params["blocks"], chains)]
+    return {**params, "blocks": blocks}
+
+
+#: Channels within a block, which its second convolution alone hears.
+BLOCKS = Chains(_split, _join)

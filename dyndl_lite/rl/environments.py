@@ -1,14 +1,14 @@
-"""Worlds to act in: classic control as pure functions of one environment.
+"""Environments to act in: classic control as pure functions of one environment.
 
-The dynamics are those of gymnasium's CartPole-v1, Acrobot-v1, MountainCar-v0 and Pendulum-v1, number
-for number (see the tests). A world's state is a dict of tensors, so `vmap` makes many of one and a
-compiled loop can hold agent and world together. Physics and the observations' code are part of
-the state: a world that changes is one whose state does.
+The dynamics are those of gymnasium's CartPole-v1, Acrobot-v1, MountainCar-v0 and Pendulum-v1,
+number for number (see the tests). The state is a dict of tensors, so `vmap` makes many of one and a
+compiled loop can hold agent and environment together. Physics and the observations' code are part
+of the state: an environment that changes is one whose state does.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,17 +17,13 @@ from torch.utils._pytree import tree_map
 from dyndl_lite import keyed_random as random
 
 
-class World(NamedTuple):
-    """One environment. A state holds body, physics, code and age, the steps of this episode."""
+class Environment(Protocol):
+    """What agents can act in: pure functions of one environment."""
 
-    name: str  # gymnasium's
+    name: str
     observations: int
-    actions: int  # to choose from; 0: the action is one real number in [-1, 1]
-    limit: int  # steps after which an episode is cut off
-    physics: dict[str, float]  # what the dynamics depend on
-    place: Callable  # draw [4] -> body, where an episode starts
-    move: Callable  # body, action, physics -> body, reward, terminal
-    see: Callable  # body -> observation, before it is coded
+    actions: int  # to choose from; 0: an action is real numbers
+    reals: int  # numbers in such an action, else 0
 
     def start(self, draw: Tensor, **changed) -> dict:
         """Begin an episode.
@@ -37,13 +33,13 @@ class World(NamedTuple):
         draw : tensor [4]
             Uniform numbers from [0, 1).
         **changed
-            ``physics``, a dict of scalar tensors, and ``code``, a matrix [observations,
-            observations], where they are not the usual ones.
+            What is not as usual, for example ``physics`` or ``code``.
+
+        Returns
+        -------
+        dict of tensors
+            The state.
         """
-        body = self.place(draw)
-        usual = {"physics": {name: torch.full_like(body[0], v) for name, v in self.physics.items()},
-                 "code": torch.eye(self.observations, dtype=body.dtype, device=body.device)}
-        return {"body": body, **usual, **changed, "age": torch.zeros_like(body[0])}
 
     def step(self, state: dict, action: Tensor) -> tuple[dict, Tensor, Tensor, Tensor]:
         """Act once.
@@ -51,8 +47,8 @@ class World(NamedTuple):
         Parameters
         ----------
         state : dict
-        action : scalar tensor
-            A whole number from 0 to actions - 1, or a real one where `actions` is 0.
+        action : tensor
+            A whole number from 0 to actions - 1, or real ones: a scalar of one, [reals] of more.
 
         Returns
         -------
@@ -61,8 +57,64 @@ class World(NamedTuple):
         reward : scalar tensor
         terminal, truncated : bool scalar tensors
             Whether this is where the episode really ends, and whether only time ran out. What
-            comes after a terminal state is worth nothing; after a truncation life would go on.
+            comes after a terminal state is worth nothing; after a truncation it would go on.
         """
+
+    def observe(self, state: dict) -> Tensor:
+        """Give the observation [observations]."""
+
+    def restart(self, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
+        """Begin a new episode where the last one is over; `draw`, `changed` as for `start`.
+
+        What is not changed stays as it was.
+        """
+
+
+def check_fit(made_for: tuple[int, int, int], environment) -> None:
+    """Raise ValueError if an agent is made for other observations or actions than there are.
+
+    Parameters
+    ----------
+    made_for : (observations, actions, reals)
+        As an `Environment` has them; both 0: the agent only predicts.
+    environment : Environment or gymnasium_adapters.Adapted
+    """
+    observations, actions, reals = made_for
+    has = environment.observations, environment.actions, environment.reals
+    if observations != has[0] or (actions or reals) and (actions, reals) != has[1:]:
+        raise ValueError("the agent is made for {} observations, {} actions to choose from and {} real "
+                         "numbers, the environment has {}, {} and {}".format(*made_for, *has))
+
+
+def restart(environment: Environment, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
+    """Do what `Environment.restart` says where physics and code are all that may change."""
+    kept = {name: state[name] for name in ("physics", "code") if name in state}
+    new = environment.start(draw, **(kept | changed))
+    return tree_map(lambda a, b: torch.where(over, a, b), new, state)
+
+
+class ClassicControl(NamedTuple):
+    """An `Environment` whose state holds body, physics, code and age, the steps of this episode."""
+
+    name: str  # gymnasium's
+    observations: int
+    actions: int
+    limit: int  # steps after which an episode is cut off
+    physics: dict[str, float]  # what the dynamics depend on
+    place: Callable  # draw [4] -> body, where an episode starts
+    move: Callable  # body, action, physics -> body, reward, terminal
+    see: Callable  # body -> observation, before it is coded
+    reals: int = 0
+
+    def start(self, draw: Tensor, **changed) -> dict:
+        """Begin an episode, with other ``physics`` (a dict) or ``code`` (a matrix) if they are given."""
+        body = self.place(draw)
+        usual = {"physics": {name: torch.full_like(body[0], v) for name, v in self.physics.items()},
+                 "code": torch.eye(self.observations, dtype=body.dtype, device=body.device)}
+        return {"body": body, **usual, **changed, "age": torch.zeros_like(body[0])}
+
+    def step(self, state: dict, action: Tensor) -> tuple[dict, Tensor, Tensor, Tensor]:
+        """Act once."""
         body, reward, terminal = self.move(state["body"], action, state["physics"])
         age = state["age"] + 1
         truncated = (age >= self.limit) & ~terminal
@@ -72,14 +124,7 @@ class World(NamedTuple):
         """Give the observation [observations] as the present code has it."""
         return state["code"] @ self.see(state["body"])
 
-    def restart(self, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
-        """Begin a new episode where the last one is over; `draw`, `changed` as for `start`.
-
-        What is not changed stays as it was.
-        """
-        kept = {"physics": state["physics"], "code": state["code"]}
-        new = self.start(draw, **(kept | changed))
-        return tree_map(lambda a, b: torch.where(over, a, b), new, state)
+    restart = restart
 
 
 def signed_permutation(seed: Tensor, number: Tensor | int, size: int) -> Tensor:
@@ -104,7 +149,7 @@ def slipped(seed: Tensor, number: Tensor | int, usual: dict[str, float],
     number : int or int64 scalar tensor
         Of the draw: 0 gives the usual physics.
     usual : dict of float
-        A world's `physics`.
+        An environment's `physics`.
     ranges : dict of (low, high)
         Of the factors, for example ``{"force": (0.3, 3)}``.
     """
@@ -138,7 +183,7 @@ def _cart_move(body, action, p):
     return new, torch.ones_like(x), fallen
 
 
-cart_pole = World(
+cart_pole = ClassicControl(
     "CartPole-v1", 4, 2, 500,
     {"gravity": 9.8, "cart_mass": 1.0, "pole_mass": 0.1, "length": 0.5, "force": 10.0},
     place=lambda draw: _between(-0.05, 0.05, draw), move=_cart_move, see=lambda body: body)
@@ -174,7 +219,7 @@ def _acrobot_move(s, action, p):
     return torch.cat([angles, torch.stack([w1, w2])]), torch.where(up, 0.0, -1.0).to(s.dtype), up
 
 
-acrobot = World(
+acrobot = ClassicControl(
     "Acrobot-v1", 6, 3, 500, {"gravity": 9.8, "mass_1": 1.0, "mass_2": 1.0, "torque": 1.0},
     place=lambda draw: _between(-0.1, 0.1, draw), move=_acrobot_move,
     see=lambda s: torch.stack([torch.cos(s[0]), torch.sin(s[0]), torch.cos(s[1]), torch.sin(s[1]),
@@ -192,7 +237,7 @@ def _mountain_move(body, action, p):
     return (torch.stack([place, speed]), -torch.ones_like(place), (place >= 0.5) & (speed >= 0))
 
 
-mountain_car = World(
+mountain_car = ClassicControl(
     "MountainCar-v0", 2, 3, 200, {"force": 0.001, "gravity": 0.0025},
     place=lambda draw: torch.stack([_between(-0.6, -0.4, draw[0]), torch.zeros_like(draw[0])]),
     move=_mountain_move, see=lambda body: body)
@@ -211,12 +256,12 @@ def _pendulum_move(body, action, p):
     return torch.stack([angle + 0.05 * w, w]), -cost, torch.zeros_like(cost) > 0
 
 
-pendulum = World(
+pendulum = ClassicControl(
     "Pendulum-v1", 3, 0, 200, {"gravity": 10.0, "mass": 1.0, "length": 1.0},
     place=lambda draw: torch.stack([_between(-math.pi, math.pi, draw[0]), _between(-1, 1, draw[1])]),
-    move=_pendulum_move, see=lambda s: torch.stack([torch.cos(s[0]), torch.sin(s[0]), s[1]]))
+    move=_pendulum_move, see=lambda s: torch.stack([torch.cos(s[0]), torch.sin(s[0]), s[1]]), reals=1)
 
-# A world to be predicted, where no action has an effect: its reward is the next value of the series
+# To be predicted; no action has an effect. Its reward is the next value of the series
 # of Mackey and Glass (1977), delay 17, and four of its last values are observed.
 
 def _series_move(past, action, p):
@@ -225,10 +270,10 @@ def _series_move(past, action, p):
     return torch.cat([value[None], past[:-1]]), value, value > torch.inf
 
 
-mackey_glass = World(
+mackey_glass = ClassicControl(
     "Mackey-Glass series", 4, 1, 10**9, {"gain": 0.2, "decay": 0.1},
     place=lambda draw: 0.7 + 0.5 * draw[0] + 0.1 * torch.sin(torch.arange(18.0) * (1 + draw[1])),
     move=_series_move, see=lambda past: torch.stack([past[0], past[6], past[12], past[17]]))
 
 #: gymnasium's, by name.
-WORLDS = {world.name: world for world in (cart_pole, acrobot, mountain_car, pendulum)}
+CLASSIC_CONTROL = {one.name: one for one in (cart_pole, acrobot, mountain_car, pendulum)}

@@ -1,9 +1,9 @@
-"""Find the middle, seen through a code that changes: a world cheap enough to watch a whole life in.
+"""Find the middle, seen through a code that changes: cheap enough to watch an agent for long.
 
-A point in a walled unit square moves a little in the direction of the action and is paid by how near it
-is to a goal. It is not told where it is, but sees random Fourier features of its place (Rahimi and
-Recht 2007), and now and then the features are drawn anew. So nothing gets harder, the best
-behaviour in the square stays the same, and all that an agent knew how to read is lost.
+A point in a walled unit square moves a little in the direction of the action and is paid by how
+near it is to a goal. It is not told where it is, but sees random Fourier features of its place
+(Rahimi and Recht 2007), and now and then the features are drawn anew. So nothing gets harder, the
+best behaviour in the square stays the same, and all that an agent knew how to read is lost.
 """
 
 import math
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.rl.environments import restart
 
 GOAL, STRIDE = (0.5, 0.5), 0.2
 # Standard deviation of the features' frequencies, in radians a side of the square.
@@ -21,11 +21,12 @@ ROUGHNESS = 4.0
 
 
 class Navigation(NamedTuple):
-    """One square as pure functions, with the methods that the worlds of `worlds` have."""
+    """One square, as an `Environment`."""
 
     name: str = "Navigation"
     observations: int = 16
-    numbers: int = 2  # of an action, each a real one
+    actions: int = 0
+    reals: int = 2
     limit: int = 6  # steps after which an episode is cut off
 
     def start(self, draw: Tensor, code: tuple[Tensor, Tensor]) -> dict:
@@ -44,10 +45,7 @@ class Navigation(NamedTuple):
         W, phase = state["code"]
         return math.sqrt(2) * torch.cos(W @ state["place"] + phase)
 
-    def restart(self, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
-        """Begin a new episode where the last one is over, with the same code unless it is `changed`."""
-        new = self.start(draw, **({"code": state["code"]} | changed))
-        return tree_map(lambda a, b: torch.where(over, a, b), new, state)
+    restart = restart
 
     def code(self, seed: Tensor, number: Tensor | int) -> tuple[Tensor, Tensor]:
         """Draw the features of task `number`: frequencies [observations, 2] and phases."""
@@ -87,5 +85,5 @@ def aimless(place: Tensor) -> Tensor:
 
 
 def new_code(seed: Tensor, number: Tensor | int) -> dict:
-    """Give what changes from task to task, for `torch_worlds`: the code, and nothing else."""
+    """Give what changes from task to task, for `torch_rollouts`: the code, and nothing else."""
     return {"code": navigation.code(seed, number)}

@@ -1,7 +1,7 @@
 """Policies: how a network's outputs become a random action, and how likely an action was.
 
 Each is a set of pure functions of one output vector, so `vmap` makes many. An action is drawn from
-uniform numbers that are given, one for each of its numbers: see `draws`.
+uniform numbers that are given, one for each of its numbers: see `keyed_random`.
 """
 
 import math
@@ -18,44 +18,51 @@ class Policy(NamedTuple):
     name: str
     outputs: int  # numbers that the network gives
     numbers: int  # numbers in an action
+    choices: int  # actions to choose from; 0: an action is real numbers
     start: Callable  # device -> dict of what is learned beside the network
     draw: Callable  # output, learned, u [numbers] in [0, 1) -> action [numbers]
-    log_probability: Callable  # output, learned, action -> scalar
+    log_probability: Callable  # output, learned, action [numbers] -> scalar
     entropy: Callable  # output, learned -> scalar
 
 
-def gaussian(numbers: int, deviation: float | None = None) -> Policy:
-    """Draw each number of the action from a normal distribution around its output.
+def gaussian(numbers: int, deviation: float | str | None = None) -> Policy:
+    """Draw each number of the action from a normal distribution.
 
     Parameters
     ----------
     numbers : int
-    deviation : float, optional
-        The standard deviation. None: one for each number is learned, the same everywhere, from 1 on.
+    deviation : float, "output" or None
+        The standard deviation. None: one for each number is learned, the same everywhere, from 1
+        on. "output": after its means the network also gives the deviations, through a softplus.
     """
-    learned = deviation is None
+    learned, given = deviation is None, deviation == "output"
 
     def start(device=None) -> dict[str, Tensor]:
         return {"log_deviation": torch.zeros(numbers, device=device)} if learned else {}
 
-    def log_deviation(more: dict) -> Tensor | float:
-        return more["log_deviation"] if learned else math.log(deviation)
+    def parts(output: Tensor, more: dict) -> tuple[Tensor, Tensor]:
+        """Give mean and logarithm of the deviation, both [numbers]."""
+        if given:
+            mean, z = output[:numbers], output[numbers:]
+            return mean, torch.log(torch.clamp(z, min=0) + torch.log1p(torch.exp(-z.abs())))
+        s = more["log_deviation"] if learned else math.log(deviation)
+        return output, s + torch.zeros_like(output)
 
     def draw(output: Tensor, more: dict, u: Tensor) -> Tensor:
+        mean, s = parts(output, more)
         normal = torch.special.ndtri(u.double() + 2.0**-25).to(u.dtype)  # u may be 0, never 1
-        return output + normal * torch.exp(log_deviation(more) + torch.zeros_like(output))
+        return mean + normal * torch.exp(s)
 
     def log_probability(output: Tensor, more: dict, action: Tensor) -> Tensor:
-        s = log_deviation(more) + torch.zeros_like(output)
-        away = (action - output) * torch.exp(-s)
+        mean, s = parts(output, more)
+        away = (action - mean) * torch.exp(-s)
         return (-0.5 * away**2 - s - 0.5 * math.log(2 * math.pi)).sum()
 
     def entropy(output: Tensor, more: dict) -> Tensor:
-        s = log_deviation(more) + torch.zeros_like(output)
-        return (s + 0.5 * math.log(2 * math.pi * math.e)).sum()
+        return (parts(output, more)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum()
 
-    name = f"gaussian {numbers} {deviation}"
-    return Policy(name, numbers, numbers, start, draw, log_probability, entropy)
+    return Policy(f"gaussian {numbers} {deviation}", numbers * (2 if given else 1), numbers, 0, start,
+                  draw, log_probability, entropy)
 
 
 def categorical(choices: int) -> Policy:
@@ -73,5 +80,5 @@ def categorical(choices: int) -> Policy:
         log_p = torch.log_softmax(output, 0)
         return -(log_p.exp() * log_p).sum()
 
-    return Policy(f"categorical {choices}", choices, 1, lambda device=None: {}, draw,
-                  log_probability, entropy)
+    return Policy(f"categorical {choices}", choices, 1, choices, lambda device=None: {},
+                  draw, log_probability, entropy)

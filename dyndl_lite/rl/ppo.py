@@ -17,11 +17,11 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dyndl_lite import keyed_random as random
+from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.experiment import drivers
-from dyndl_lite.learning import adam, Optimiser
+from dyndl_lite.learning import Intervention, Optimiser
 from dyndl_lite.models.mlp import forward, initialise
 from dyndl_lite.rl.policies import Policy
-from dyndl_lite.rl.renewal import nothing, Renewal
 
 
 class ActorCritic(NamedTuple):
@@ -33,11 +33,13 @@ class ActorCritic(NamedTuple):
     description: str
     policy: Policy
     activation: str
-    check: Callable = lambda setting: None
+    made_for: tuple[int, int, int]  # observations, actions and reals of its environment
+    check: Callable  # raises ValueError for a setting that cannot run
 
 
 def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
-        activation: str = "relu", optimiser: Optimiser = adam, renewal: Renewal = nothing) -> ActorCritic:
+        activation: str = "relu", optimiser: Optimiser = adam,
+        *after: Intervention) -> ActorCritic:
     """Make a PPO agent: policy and value network of the same hidden layers, one optimiser for both.
 
     Parameters
@@ -48,26 +50,19 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         Units of each hidden layer.
     activation : str
     optimiser : Optimiser
-        ``decayed(adam)`` is L2 regularisation.
-    renewal : Renewal
-        What happens to both networks after each step: see `renewal`.
+        ``l2(adam)`` adds weight decay.
+    *after : Intervention
+        What happens to each of the networks after each step, counted in minibatches.
 
     Returns
     -------
     ActorCritic
         Its step takes x [minibatch, observations] and y [minibatch, action and three numbers], as
-        `experience` lays them out, and gives the loss. The settings are those of the optimiser and
-        the renewal, and ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
-        ``entropy_weight``, ``most_gradient`` (the norm that the gradient is cut to), and for
-        `advantages` ``discount`` and ``trace_decay`` (gamma and lambda).
-
-    Raises
-    ------
-    ValueError
-        If units are to be replaced and the activation is not ReLU.
+        `minibatches` lays them out, and gives the loss. The settings are those of the optimiser and
+        the interventions, and ``clip`` (how far the ratio of probabilities may move),
+        ``value_weight``, ``entropy_weight``, ``max_grad_norm``, and for `advantages` ``discount``
+        and ``gae_lambda``.
     """
-    if renewal.name not in ("nothing", "perturbation") and activation != "relu":
-        raise ValueError(f"{renewal.name} needs relu, not {activation}")
     sizes = (observations, *hidden, policy.outputs)
 
     def start(seed: Tensor) -> dict:
@@ -81,8 +76,8 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         heard = torch.stack([torch.full_like(b[0], 0.01), torch.eye(len(b[0]), device=b.device)[0]])
         nets[-1] = (W * heard[:, :, None], b)
         params = {"nets": nets, **policy.start(seed.device)}
-        renewing = vmap(lambda seed: renewal.start(seed, sizes, activation))(seeds)
-        return {"params": params, "memory": optimiser.start(params), "renewal": renewing}
+        return {"params": params, "memory": optimiser.init(params, seed),
+                "after": [vmap(each.init)(seeds, nets) for each in after]}
 
     def step(agent: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         action, (old, advantage, target) = y[:, :-3], y[:, -3:].T
@@ -93,25 +88,39 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
             (output, value), features = vmap(over_examples, (0, None))(params["nets"], x)
             new = vmap(lambda o, a: policy.log_probability(o, params, a))(output, action)
             entropy = vmap(lambda o: policy.entropy(o, params))(output).mean()
-            loss = (-clipped_gain(new - old, advantage, hyper["clip"]).mean()
+            loss = (-clipped_surrogate(new - old, advantage, hyper["clip"]).mean()
                     + hyper["value_weight"] * ((value[:, 0] - target) ** 2).mean()
                     - hyper["entropy_weight"] * entropy)
             return loss, (loss, features)
 
         gradients, (loss, features) = grad(objective, has_aux=True)(agent["params"])
-        gradients = cut(gradients, hyper["most_gradient"])
+        gradients = clip_by_global_norm(gradients, hyper["max_grad_norm"])
         params, memory = optimiser.update(agent["params"], gradients, agent["memory"], hyper)
-        nets, of_nets, renewing = vmap(renewal.step, (0, 0, 0, 0, None))(
-            params["nets"], {name: part["nets"] for name, part in memory.items()},
-            agent["renewal"], features, hyper)
-        memory = {name: {**part, "nets": of_nets[name]} for name, part in memory.items()}
-        return {"params": {**params, "nets": nets}, "memory": memory, "renewal": renewing}, loss
+        nets, states = params["nets"], []
+        of_nets = {kind: {name: tree["nets"] for name, tree in memory[kind].items()}
+                   for kind in ("per_weight", "initial")}
+        for each, state in zip(after, agent["after"]):
+            nets, of_nets, state = vmap(each.apply, (0, 0, 0, 0, None))(
+                nets, of_nets, state, features, hyper)
+            states.append(state)
+        memory = memory | {kind: {name: {**memory[kind][name], "nets": tree}
+                                  for name, tree in of_nets[kind].items()} for kind in of_nets}
+        return {"params": {**params, "nets": nets}, "memory": memory, "after": states}, loss
 
-    settings = {**optimiser.settings, **renewal.settings, "step_size": 3e-4, "clip": 0.2,
-                "value_weight": 0.5, "entropy_weight": 0.0, "most_gradient": 0.5,
-                "discount": 0.99, "trace_decay": 0.95}
-    description = f"ppo {sizes} {policy.name} {activation} {optimiser.name} {renewal.name}"
-    return ActorCritic(start, step, settings, description, policy, activation)
+    settings = {**optimiser.settings, **{k: v for each in after for k, v in each.settings.items()},
+                "step_size": 3e-4, "clip": 0.2,
+                "value_weight": 0.5, "entropy_weight": 0.0, "max_grad_norm": 0.5,
+                "discount": 0.99, "gae_lambda": 0.95}
+    description = f"ppo {sizes} {policy.name} {activation} {optimiser.name}"
+    description = " ".join([description, *(each.name for each in after)])
+    made_for = observations, policy.choices, 0 if policy.choices else policy.numbers
+
+    def check(setting: dict) -> None:
+        optimiser.check(setting)
+        for each in after:
+            each.check(setting, hidden)
+
+    return ActorCritic(start, step, settings, description, policy, activation, made_for, check)
 
 
 def orthogonal(W: Tensor) -> Tensor:
@@ -122,24 +131,24 @@ def orthogonal(W: Tensor) -> Tensor:
     return Q if W.shape[0] >= W.shape[1] else Q.T
 
 
-def clipped_gain(moved: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
     """Give what each example contributes to PPO's objective (Schulman et al. 2017, Equation 7).
 
-    With r = exp(moved), the ratio of an action's new and old probability, and A its advantage:
+    With r, the ratio of an action's new and old probability, and A its advantage:
     min(r A, clip(r, 1 - clip, 1 + clip) A). Nothing is gained by going further than the clip.
     """
-    r = torch.exp(moved)
+    r = torch.exp(log_ratio)
     return torch.minimum(r * advantage, torch.clamp(r, 1 - clip, 1 + clip) * advantage)
 
 
-def cut(gradients, most: Tensor):
-    """Scale all gradients down together where their norm is more than `most`."""
+def clip_by_global_norm(gradients, max_norm: Tensor):
+    """Scale all gradients down together where the norm of all of them is more than `max_norm`."""
     norm = torch.sqrt(sum((g**2).sum() for g in tree_leaves(gradients)))
-    return tree_map(lambda g: g * torch.clamp(most / (norm + 1e-6), max=1.0), gradients)
+    return tree_map(lambda g: g * torch.clamp(max_norm / (norm + 1e-6), max=1.0), gradients)
 
 
 def advantages(reward: Tensor, value: Tensor, next_value: Tensor, terminal: Tensor, over: Tensor,
-               discount: Tensor, trace_decay: Tensor) -> Tensor:
+               discount: Tensor, gae_lambda: Tensor) -> Tensor:
     """Estimate how much better each action was than expected (Schulman et al. 2016, Equation 16).
 
     Parameters
@@ -151,11 +160,10 @@ def advantages(reward: Tensor, value: Tensor, next_value: Tensor, terminal: Tens
         Where the task is at its end: nothing comes after. Where the episode is over: that, or its
         time was up. Time that runs out is not the end of the world, so the value of what would have
         come counts there; only the trace stops.
-    discount, trace_decay : tensors [...]
-        Gamma and lambda.
+    discount, gae_lambda : tensors [...]
     """
     delta = reward + discount * torch.where(terminal, 0.0, next_value) - value
-    keep = torch.where(over, 0.0, discount * trace_decay)
+    keep = torch.where(over, 0.0, discount * gae_lambda)
     A, trace = torch.empty_like(delta), torch.zeros_like(delta[0])
     for t in range(len(delta) - 1, -1, -1):
         trace = delta[t] + keep[t] * trace
@@ -163,17 +171,17 @@ def advantages(reward: Tensor, value: Tensor, next_value: Tensor, terminal: Tens
     return A
 
 
-class Routine(NamedTuple):
-    """How much is lived through before it is learned from, and how thoroughly."""
+class RolloutConfig(NamedTuple):
+    """How many steps an agent acts for before it learns from them, and how thoroughly it learns."""
 
-    envs: int = 16  # copies of its world that an agent acts in at once
+    envs: int = 16  # copies of its environment that an agent acts in at once
     steps: int = 16  # in each of them
     epochs: int = 10
     minibatches: int = 2
 
 
-def experience(agents: dict, hypers: dict, rollout: dict, activation: str, seeds: Tensor,
-               iteration: int, routine: Routine) -> tuple[Tensor, Tensor]:
+def minibatches(agents: dict, hypers: dict, rollout: dict, activation: str, seeds: Tensor,
+               iteration: int, config: RolloutConfig) -> tuple[Tensor, Tensor]:
     """Lay out what happened to an ensemble of agents as minibatches in random order.
 
     Parameters
@@ -185,28 +193,28 @@ def experience(agents: dict, hypers: dict, rollout: dict, activation: str, seeds
     activation : str
     seeds : int64 tensor [agents]
     iteration : int
-    routine : Routine
+    config : RolloutConfig
 
     Returns
     -------
     X [epochs x minibatches, agents, minibatch, observations]
     Y [epochs x minibatches, agents, minibatch, action, log-probability, advantage, return]
     """
-    look, net = valuing(activation), networks(agents["params"])["value"]
-    value, next_value = look(net, rollout["observation"]), look(net, rollout["next_observation"])
-    gamma, decay = hypers["discount"][:, None], hypers["trace_decay"][:, None]
+    v, net = values(activation), networks(agents["params"])["value"]
+    value, next_value = v(net, rollout["observation"]), v(net, rollout["next_observation"])
+    gamma, gae_lambda = hypers["discount"][:, None], hypers["gae_lambda"][:, None]
     A = advantages(rollout["reward"], value, next_value, rollout["terminal"], rollout["over"],
-                   gamma, decay)
+                   gamma, gae_lambda)
     y = torch.cat([rollout["action"], torch.stack([rollout["log_probability"], A, A + value], -1)],
                   -1)
-    epochs, n = routine.epochs, routine.steps * routine.envs
+    epochs, n = config.epochs, config.steps * config.envs
     order = torch.stack([random.permutation(seeds, n, random.SHUFFLE, iteration, epoch)
                          for epoch in range(epochs)])  # [epochs, agents, n]
 
     def shuffled(a: Tensor) -> Tensor:
         rows = a.transpose(0, 1).flatten(1, 2)  # [agents, n, numbers]
         rows = rows[torch.arange(len(seeds), device=a.device)[:, None], order]
-        cut = rows.reshape(epochs, len(seeds), routine.minibatches, n // routine.minibatches, -1)
+        cut = rows.reshape(epochs, len(seeds), config.minibatches, n // config.minibatches, -1)
         return cut.transpose(1, 2).flatten(0, 1).contiguous()
 
     return shuffled(rollout["observation"]), shuffled(y)
@@ -218,13 +226,32 @@ def networks(params: dict) -> dict[str, list]:
     return {"policy": policy, "value": [*value[:-1], tuple(a[:, :1] for a in value[-1])]}
 
 
-def to_act(params: dict) -> dict:
-    """Give what acting takes: the policy network, and what is learned beside it."""
+def act(agent: ActorCritic, params: dict, observation: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Let one agent choose, with what `acting_params` gives of it.
+
+    Parameters
+    ----------
+    observation : tensor [observations]
+    u : tensor [numbers]
+        Uniform in [0, 1).
+
+    Returns
+    -------
+    action : tensor [numbers]
+    log_probability : scalar tensor
+    """
+    output = forward(params["policy"], observation, agent.activation)[0]
+    action = agent.policy.draw(output, params, u)
+    return action, agent.policy.log_probability(output, params, action)
+
+
+def acting_params(params: dict) -> dict:
+    """Give what `act` takes: the policy network, and what is learned beside it."""
     learned = {name: part for name, part in params.items() if name != "nets"}
     return drivers.laid_out({**learned, "policy": networks(params)["policy"]})
 
 
-def valuing(activation: str) -> Callable:
+def values(activation: str) -> Callable:
     """Give the function of (value networks [agents], observations [steps, agents, envs, ...])."""
     one = vmap(lambda params, o: forward(params, o, activation)[0][0], (None, 0))  # over envs
     return vmap(vmap(one), (None, 0))  # over agents, over steps

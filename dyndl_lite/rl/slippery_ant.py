@@ -1,8 +1,8 @@
 """Slippery Ant: a robot that walks on ground whose friction changes now and then.
 
-Dohare et al. (2024, Nature 632, Methods): friction is drawn log-uniformly from [0.02, 2]; it changes
-at the first end of an episode after each period of steps. The robot is gymnasium's Ant-v5, which
-needs MuJoCo (``pip install "gymnasium[mujoco]"``).
+Dohare et al. (2024, Nature 632, Methods): friction is drawn log-uniformly from [0.02, 2]; it
+changes at the first end of an episode after each period of steps. The robot is gymnasium's Ant-v5,
+which needs MuJoCo (``pip install "gymnasium[mujoco]"``).
 """
 
 import importlib.util
@@ -57,6 +57,15 @@ class Slippery(gymnasium.Wrapper):
         """
         self.friction = friction(self.seed, self.number)
         self.unwrapped.model.geom_friction[:, 0] = self.friction
+
+    def get_state(self) -> dict[str, int]:
+        """Give all that the ground depends on, for `gymnasium_adapters.save`."""
+        return {"lived": self.lived, "number": self.number}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Take it back."""
+        self.lived, self.number = state["lived"], state["number"]
+        self.slip()
 
     def reset(self, **given):
         """Begin an episode, on new ground if a period is over."""

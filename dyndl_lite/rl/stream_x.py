@@ -1,4 +1,4 @@
-"""What keeps a deep network learning from one transition at a time: the stream-x kit.
+"""What keeps a deep network learning from one transition at a time: the components of stream-x.
 
 Elsayed, Vasan and Mahmood (2024, arXiv 2410.14606): a bound on how far a step may go (ObGD), sparse
 initial weights, layer normalisation, observations and rewards scaled by running statistics.
@@ -15,7 +15,7 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.layers import KINDS
 from dyndl_lite.models.mlp import ACTIVATIONS, Params
 
-#: The kit, all of it on; 0 switches off what has no size of its own.
+#: All components on; 0 switches off what has no size of its own.
 SETTINGS = {
     "step_size": 1.0,  # alpha; an upper limit where steps are bounded
     "discount": 0.99,  # gamma
@@ -26,12 +26,16 @@ SETTINGS = {
     "layer_norm": 1.0,  # before every activation, without gain and bias
     "normalise": 1.0,  # observations, to mean 0 and variance 1
     "scale_rewards": 1.0,  # by the deviation of their discounted sum
+    "tracked_mean": 1.0,  # that deviation is about the mean so far, else about 0: see `scale_reward`
     "horizon": 1e9,  # steps that running statistics look back, at most
 }
-#: The same learner as textbooks have it: with traces, and with nothing of the kit.
+#: What an environment's observations and rewards are taken in with, whatever learns from them.
+SCALES = {name: SETTINGS[name] for name in
+          ("discount", "normalise", "scale_rewards", "tracked_mean", "horizon")}
+#: The same learner as textbooks have it: with traces, and with none of the components.
 CLASSIC = {"bounded": 0.0, "sparsity": 0.0, "layer_norm": 0.0, "normalise": 0.0,
            "scale_rewards": 0.0}
-#: The kit without one of its parts. Where steps are not bounded their size has to be found.
+#: All components but one. Where steps are not bounded their size has to be found.
 ABLATIONS = {
     "bound": {"bounded": 0.0, "step_size": [0.03, 0.01, 0.003, 0.001]},
     "sparse weights": {"sparsity": 0.0},
@@ -55,7 +59,7 @@ def sparse_row(seed: Tensor, fan_in: int, sparsity: Tensor, *where: Tensor | int
     return torch.where(rank < kept, w, 0.0)
 
 
-def initialise(seed: Tensor, sizes: tuple[int, ...], sparsity: Tensor, net: int = 0) -> Params:
+def sparse_init(seed: Tensor, sizes: tuple[int, ...], sparsity: Tensor, net: int = 0) -> Params:
     """Draw the weights of one new network, sparsely; biases start at zero.
 
     Parameters
@@ -75,7 +79,7 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], sparsity: Tensor, net: int 
     return params
 
 
-def forward(params: Params, x: Tensor, layer_norm: Tensor) -> tuple[Tensor, list[Tensor]]:
+def apply(params: Params, x: Tensor, layer_norm: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run one network: h = leaky_relu(LayerNorm(W h + b)); outputs are linear.
 
     Returns
@@ -94,54 +98,65 @@ def forward(params: Params, x: Tensor, layer_norm: Tensor) -> tuple[Tensor, list
 
 
 def new_statistics(like: Tensor) -> dict[str, Tensor]:
-    """What is known of a number that has not been seen yet."""
+    """Give the running statistics of no values yet, each of them shaped like `like`."""
     return {"n": torch.zeros_like(like), "mean": torch.zeros_like(like),
             "variance": torch.zeros_like(like)}
 
 
-def seen(known: dict, x: Tensor, horizon: Tensor) -> dict[str, Tensor]:
+def update_statistics(statistics: dict, x: Tensor, horizon: Tensor) -> dict[str, Tensor]:
     """Take one more value into running mean and variance (Welford 1962).
 
-    With an infinite horizon they are those of all values so far; with a finite one, old values fade.
+    With an infinite horizon they are those of all values so far; with a finite one, old values
+    fade.
     """
-    n = torch.minimum(known["n"] + 1, horizon)
-    mean = known["mean"] + (x - known["mean"]) / n
-    spread = (x - known["mean"]) * (x - mean)
-    return {"n": n, "mean": mean, "variance": known["variance"] + (spread - known["variance"]) / n}
+    n = torch.minimum(statistics["n"] + 1, horizon)
+    mean = statistics["mean"] + (x - statistics["mean"]) / n
+    spread = (x - statistics["mean"]) * (x - mean)
+    variance = statistics["variance"] + (spread - statistics["variance"]) / n
+    return {"n": n, "mean": mean, "variance": variance}
 
 
-def deviation(known: dict) -> Tensor:
+def deviation(statistics: dict) -> Tensor:
     """Give the standard deviation (with n - 1), 1 before there are two values."""
-    n = known["n"]
-    unbiased = known["variance"] * n / (n - 1).clamp(min=1)
+    n = statistics["n"]
+    unbiased = statistics["variance"] * n / (n - 1).clamp(min=1)
     return torch.sqrt(torch.where(n < 2, 1.0, unbiased) + 1e-8)
 
 
-def perceive(known: dict, observation: Tensor, hyper: dict) -> tuple[dict, Tensor]:
-    """Take in an observation: the statistics with it, and what the agent sees of it."""
-    known = seen(known, observation, hyper["horizon"])
-    x = (observation - known["mean"]) / deviation(known)
-    return known, torch.where(hyper["normalise"] > 0, x, observation)
+def normalise(statistics: dict, observation: Tensor, hyper: dict) -> tuple[dict, Tensor]:
+    """Take in an observation: the statistics with it, and the observation normalised by them."""
+    statistics = update_statistics(statistics, observation, hyper["horizon"])
+    x = (observation - statistics["mean"]) / deviation(statistics)
+    return statistics, torch.where(hyper["normalise"] > 0, x, observation)
 
 
-def earn(pay: dict, reward: Tensor, over: Tensor, hyper: dict) -> tuple[dict, Tensor]:
-    """Take in a reward: the statistics with it, and the scale by which it is divided.
+def new_scaler(like: Tensor) -> dict:
+    """Give the reward scaler of no rewards yet; `like` is a scalar tensor."""
+    return {"sum": torch.zeros_like(like), "statistics": new_statistics(like)}
 
-    The scale is the deviation of u <- gamma u + r, the discounted sum of what has come. (As in the
-    release, a sum starts anew with the last reward of an episode, not after it.)
+
+def scale_reward(scaler: dict, reward: Tensor, over: Tensor, hyper: dict) -> tuple[dict, Tensor]:
+    """Take in a reward: the scaler with it, and the scale by which the reward is divided.
+
+    The scale is the deviation of u <- gamma u + r, the discounted sum of what has come. The paper
+    (Algorithm 5) takes it about 0, which is the setting ``tracked_mean`` 0; the released code about
+    the mean of u so far, which is ours unless it is set (all published results come from that
+    code). In both a sum starts anew with the last reward of an episode, not after it.
     """
-    u = hyper["discount"] * torch.where(over, 0.0, pay["sum"]) + reward
-    known = seen(pay["known"], u, hyper["horizon"])
-    scale = torch.where(hyper["scale_rewards"] > 0, deviation(known), 1.0)
-    return {"sum": u, "known": known}, scale
+    u = hyper["discount"] * torch.where(over, 0.0, scaler["sum"]) + reward
+    before = scaler["statistics"]
+    mean = torch.where(hyper["tracked_mean"] > 0, before["mean"], 0.0)
+    statistics = update_statistics({**before, "mean": mean}, u, hyper["horizon"])
+    scale = torch.where(hyper["scale_rewards"] > 0, deviation(statistics), 1.0)
+    return {"sum": u, "statistics": statistics}, scale
 
 
 def obgd(params: Params, trace: Params, gradient: Params, delta: Tensor, decay: Tensor,
          hyper: dict, kappa: Tensor) -> tuple[Params, Params]:
     """Take a step of overshooting-bounded gradient descent (Elsayed et al. 2024, Algorithm 3).
 
-    z <- decay z + gradient; M = alpha kappa max(|delta|, 1) |z|_1; w <- w + alpha / max(M, 1) delta z.
-    The step shrinks where it could correct more than the whole error delta. With ``bounded`` 0
+    z <- decay z + gradient; M = alpha kappa max(|delta|, 1) |z|_1; w <- w + alpha / max(M, 1) delta
+    z. The step shrinks where it could correct more than the whole error delta. With ``bounded`` 0
     it is w <- w + alpha delta z, as in the classic learners.
 
     Parameters

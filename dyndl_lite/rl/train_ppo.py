@@ -1,0 +1,224 @@
+"""Train PPO agents, which act and learn by turns, task after task, an ensemble side by side.
+
+An ensemble has one agent for each condition of an experiment and each seed. They share one compiled
+step, so conditions differ in settings, in whether their environment changes, and in what is reset
+when it does. All of it runs on the CPU: the networks are small, and the simulators are there.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from dyndl_lite import keyed_random as random
+from dyndl_lite.experiment import diagnostics, drivers
+from dyndl_lite.experiment import run as loop
+from dyndl_lite.experiment.ensemble import grid, hypers_of
+from dyndl_lite.rl.gymnasium_adapters import layers
+from dyndl_lite.rl.ppo import ActorCritic, minibatches, networks, RolloutConfig
+
+RESET = ("nothing", "heads", "all")
+
+
+class Condition(NamedTuple):
+    """One way to train: settings, what is reset at a change of task, and whether there are any."""
+
+    settings: dict[str, float] = {}
+    reset: str = "nothing"  # or "heads", the output layers; or "all"
+    stationary: bool = False
+
+
+def reinitialise(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) -> dict:
+    """Replace the output layers of some agents, or all that they are, by those of fresh agents.
+
+    Parameters
+    ----------
+    agents, fresh : dicts of tensors [agents, ...]
+    heads, all_of_it : bool tensors [agents]
+    """
+
+    def chosen(mask):
+        return lambda new, old: torch.where(mask.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    agents = tree_map(chosen(all_of_it), fresh, agents)
+
+    def with_heads(new: dict, old: dict) -> dict:
+        *hidden, last = old["nets"]
+        return {**old, "nets": [*hidden, tree_map(chosen(heads), new["nets"][-1], last)]}
+
+    return {**agents, "params": with_heads(fresh["params"], agents["params"]),
+            "memory": agents["memory"] | {kind: {
+                name: with_heads(fresh["memory"][kind][name], part)
+                for name, part in agents["memory"][kind].items()} for kind in ("per_weight", "initial")}}
+
+
+def look(agents: dict, seen: Tensor, activation: str) -> dict[str, Tensor]:
+    """Look inside both networks of every agent [agents], on what it saw [agents, n, observations]."""
+    one, found = vmap(lambda params, X: diagnostics.diagnose(params, X, activation)), {}
+    for net, params in networks(agents["params"]).items():
+        found |= {f"{net}_{name}": v for name, v in one(params, seen).items()}
+    return found
+
+
+class Training(loop.Job):
+    """The agents of all conditions, [conditions x seeds], and where they act; steps are iterations."""
+
+    def __init__(self, place, agent, conditions, seeds, config, ends, task, name):
+        seeds = loop.seeds_of(seeds).tolist()
+        if not conditions:
+            raise ValueError("conditions is empty: give at least one")
+        for condition, how in conditions.items():
+            if how.reset not in RESET:
+                raise ValueError(f"condition {condition!r} resets {how.reset!r}: use one of {RESET}")
+        if config.envs * config.steps % config.minibatches:
+            raise ValueError(f"{config.minibatches} minibatches do not divide "
+                             f"{config.envs} x {config.steps} steps")
+        settings = [grid(agent, **how.settings) for how in conditions.values()]
+        for condition, several in zip(conditions, settings):
+            if len(several) > 1:
+                raise ValueError(f"condition {condition!r} has {len(several)} settings: give each "
+                                 "combination of values a condition of its own")
+
+        def each(values: list) -> Tensor:
+            return torch.tensor(values).repeat_interleave(len(seeds))
+
+        self.name, self.agent, self.config, self.ends = name, agent, config, ends
+        self.task, self.place_of = task, place
+        self.rows = [{"learner": condition, "seed": seed} for condition in conditions
+                     for seed in seeds]
+        self.seeds = torch.tensor(seeds * len(conditions), dtype=torch.int64)
+        self.hypers = {k: v.repeat_interleave(len(seeds))
+                       for k, v in hypers_of([one for one, in settings]).items()}
+        self.reset = [each([how.reset == what for how in conditions.values()])
+                      for what in RESET[1:]]
+        self.stationary = each([how.stationary for how in conditions.values()])
+        self.kind = drivers.choose(self.device, self.agents(),
+                                   ends[-1] * config.epochs * config.minibatches)
+        self.learn = drivers.reused(self.kind, vmap(agent.step))
+        self.facts = agent, place, conditions, seeds, config, task, self.kind
+
+    def agents(self):
+        """Give new agents."""
+        return drivers.laid_out(vmap(self.agent.start)(self.seeds))
+
+    def start(self):
+        self.place = self.place_of(self.agent, self.seeds, self.stationary, self.config,
+                                   self.kind != "eager")
+        self.simulators = getattr(self.place, "simulators", None)
+        if self.simulators:  # registered by name, their code is not within reach of what makes them
+            self.facts += *map(type, layers(self.simulators.envs[0])),
+        self.place.begin(0)
+        return {"agents": self.agents(), "running": torch.zeros(len(self.seeds), self.config.envs)}
+
+    def advance(self, state, t, steps):
+        """Act for a while, learn from it (one iteration)."""
+        agents, running = state["agents"], state["running"]
+        if t and t % self.task == 0:
+            number = t // self.task
+            fresh = vmap(self.agent.start)(random.bits(self.seeds, random.WEIGHTS, number, 2**30))
+            agents = drivers.laid_out(reinitialise(agents, fresh, *self.reset))
+            if self.place.begin(number):
+                running = torch.zeros_like(running)
+        rollout = self.place.collect(agents["params"], t)
+        X, Y = minibatches(agents, self.hypers, rollout, self.agent.activation, self.seeds, t,
+                           self.config)
+        agents, _ = self.learn(agents, self.hypers, X, Y)
+        running, returns = earned(running, rollout)
+        sums = {"reward": rollout["reward"].mean((0, 2)), "return": returns,
+                "episodes": rollout["over"].sum((0, 2)).float()}
+        return {"agents": agents, "running": running}, sums, rollout["observation"]
+
+    def measure(self, state, t, sums, steps, seen):
+        seen = seen.transpose(0, 1).flatten(1, 2)
+        return {"reward": sums["reward"] / steps, "return": sums["return"] / sums["episodes"],
+                "episodes": sums["episodes"],
+                **look(state["agents"], seen, self.agent.activation)}
+
+    def when(self, end):
+        return {"step": end * self.config.steps * self.config.envs,
+                "task": (end - 1) // self.task + 1}
+
+    def pack(self, state):
+        return {**state, "place": self.place.state()}
+
+    def unpack(self, packed):
+        self.place.resume(packed["place"])
+        return {name: packed[name] for name in ("agents", "running")}
+
+    def close(self):
+        if self.simulators:
+            self.simulators.close()
+
+
+def earned(running: Tensor, rollout: dict) -> tuple[Tensor, Tensor]:
+    """Sum up rewards to returns.
+
+    Parameters
+    ----------
+    running : tensor [agents, envs]
+        What the episodes that are under way have brought so far.
+
+    Returns
+    -------
+    running : tensor [agents, envs]
+    returns : tensor [agents]
+        The sum of the returns of all episodes that ended.
+    """
+    returns = torch.zeros(len(running))
+    for reward, over in zip(rollout["reward"], rollout["over"]):
+        running = running + reward
+        returns += torch.where(over, running, 0.0).sum(1)
+        running = torch.where(over, 0.0, running)
+    return running, returns
+
+
+def train_ppo(place: Callable, agent: ActorCritic, conditions: dict[str, Condition],
+              seeds: Iterable[int], iterations: int, bin: int, task: int | None = None,
+              config: RolloutConfig = RolloutConfig(), folder: str | Path | None = None,
+              name: str = "agents", save_every: float = 30.0) -> pd.DataFrame:
+    """Train an agent under several conditions, with several seeds each.
+
+    Parameters
+    ----------
+    place
+        Where they act: what `torch_rollouts` or `gymnasium_rollouts` gives.
+    agent : ActorCritic
+    conditions : dict of name -> Condition
+        They meet the same environments, episodes and chance, seed by seed.
+    seeds : iterable of int
+    iterations : int
+        In each one acts for ``config.steps`` in ``config.envs`` copies, then learns.
+    bin : int
+        Iterations a row of the result; the last bin of a task takes what is left.
+    task : int, optional
+        Iterations from one task to the next; None: there is only one.
+    config : RolloutConfig
+    folder : path, optional
+        Where to keep a checkpoint. A run that is started again, or for longer, goes on from there.
+    name : str
+        Of the checkpoint, and of the progress.
+
+    Returns
+    -------
+    DataFrame
+        Columns learner (the condition), seed, step (of one agent, in all its copies), task (from
+        1), reward (mean a step), return (mean over the episodes that ended in the bin, NaN if none
+        did), episodes, and the diagnostics of both networks on the last iteration's observations.
+
+    Raises
+    ------
+    ValueError
+        Before any work, if conditions, sizes or settings do not fit.
+    """
+    task = task or max(iterations, 1)
+    ends = [begin + end for begin in range(0, iterations, task)
+            for end in loop.bin_ends(min(task, iterations - begin), bin)]
+    if not ends:
+        raise ValueError(f"iterations {iterations}: give at least one")
+    return loop.run(Training(place, agent, conditions, seeds, config, ends, task, name), folder,
+                    save_every)[1]
