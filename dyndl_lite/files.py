@@ -1,26 +1,54 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, the paths to them, and errors that are one line."""
 
 from __future__ import annotations
 
+import csv
+import difflib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 REMEDIES = {
-    errno.ENOSPC: "free some space and run it again",
-    errno.EDQUOT: "free some space and run it again",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.EPERM: "choose a folder that you may write to",
-    errno.EROFS: "choose a folder that you may write to",
+    **dict.fromkeys([errno.ENOSPC, errno.EDQUOT], "free some space and run it again"),
+    **dict.fromkeys([errno.EACCES, errno.EPERM, errno.EROFS],
+                    "choose a folder that you may write to"),
 }
+ABOVE = Path(__file__).resolve().parent.parent
 
 
 class UserError(Exception):
     """What was asked cannot be done; the message is one line: what, where and what to do."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the near misses, else all the names."""
+    known = list(known)
+    close = difflib.get_close_matches(str(word), known)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; there is {', '.join(known)}"
+
+
+def absolute(path: str | os.PathLike) -> Path:
+    """A path as the user's shell means it: `~` is the home, and the rest begins here."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def checkout() -> Path:
+    """The folder that holds the package, `notebooks/` and `data/`.
+
+    Raises
+    ------
+    UserError
+        If the package was installed without them, as from a wheel.
+    """
+    if not all((ABOVE / name).exists() for name in ["pyproject.toml", "notebooks", "data"]):
+        raise UserError(f"the dyndl_lite in {ABOVE} came without its notebooks and data; get the "
+                        "repository and call `pip install -e .` in it")
+    return ABOVE
 
 
 @contextmanager
@@ -76,3 +104,22 @@ def remove_orphans(path: Path) -> None:
         pid = part.name.removeprefix(f".{path.stem}.").split(".")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             part.unlink(missing_ok=True)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file as text by column; none if there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def put_row(path: Path, row: dict[str, Any], keys: list[str]) -> None:
+    """Write a row into a CSV file, in the place of one with the same values of `keys`."""
+    row = {name: str(value) for name, value in row.items()}
+    rows = [old for old in read_rows(path)
+            if set(old) == set(row) and any(old[key] != row[key] for key in keys)] + [row]
+    with atomic(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda each: [each[key] for key in keys]))

@@ -35,7 +35,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 
 from dyndl_lite.cli import claims
 from dyndl_lite.experiment import compare, plots, provenance

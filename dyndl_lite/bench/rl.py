@@ -1,7 +1,7 @@
 """How fast are agents that live together, beside the loop that people write, and beside a library?
 
-The plain streaming loop stands here in full, so that a reader can judge whether it is fair: one agent,
-modules, autograd, an optimiser with traces, gymnasium's own CartPole. PPO is timed beside
+The plain streaming loop stands here in full, so that a reader can judge whether it is fair: one
+agent, modules, autograd, an optimiser with traces, gymnasium's own CartPole. PPO is timed beside
 stable-baselines3's, where that is installed.
 """
 
@@ -63,13 +63,13 @@ class PlainStreamQ:
                 for row in layer.weight:
                     row[torch.randperm(n)[:zeros]] = 0
         self.traces = [torch.zeros_like(p) for p in self.layers.parameters()]
-        self.env, self.eyes, self.pay, self.sum, self.t = gymnasium.make("CartPole-v1"), Moments(), \
-            Moments(), 0.0, 0
-        self.x = self.see(self.env.reset(seed=seed)[0])
+        self.env, self.sum, self.t = gymnasium.make("CartPole-v1"), 0.0, 0
+        self.observations, self.rewards = Moments(), Moments()
+        self.x = self.normalise(self.env.reset(seed=seed)[0])
 
-    def see(self, observation) -> Tensor:
-        self.eyes.update(observation)
-        x = (observation - self.eyes.mean) / self.eyes.deviation()
+    def normalise(self, observation) -> Tensor:
+        self.observations.update(observation)
+        x = (observation - self.observations.mean) / self.observations.deviation()
         return torch.as_tensor(x, dtype=torch.float32)
 
     def q(self, x: Tensor) -> Tensor:
@@ -105,11 +105,11 @@ class PlainStreamQ:
             a = int(self.rng.integers(2)) if self.rng.random() < epsilon else best
             seen, reward, terminal, truncated, _ = self.env.step(a)
             over = terminal or truncated
-            next_x = self.see(seen)
+            next_x = self.normalise(seen)
             self.sum = (0.0 if over else GAMMA * self.sum) + reward
-            self.pay.update(self.sum)
-            self.learn(self.x, a, reward / self.pay.deviation(), next_x, terminal, over, a != best)
-            self.x = self.see(self.env.reset()[0]) if over else next_x
+            self.rewards.update(self.sum)
+            self.learn(self.x, a, reward / self.rewards.deviation(), next_x, terminal, over, a != best)
+            self.x = self.normalise(self.env.reset()[0]) if over else next_x
             self.t += 1
 
 
@@ -129,16 +129,17 @@ class Going:
 def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     """Time stream Q(lambda) in CartPole beside the plain loop, in turns.
 
-    Parameters and result are those of `supervised.measure`: rates are agent-steps per second, world and
-    learning included, with one thread each.
+    Parameters and result are those of `supervised.measure`: rates are agent-steps per second,
+    environment and learning included, with one thread each.
     """
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     for runs, steps, plain_steps in WORKS[:1] if quick else WORKS:
         if quick:
             steps, plain_steps = 20, 20
-        ours, plain = Going(InEnvironment(stream_q(4, 2), cart_pole, {"q": {}}, range(runs), [steps],
-                                          steps, (), None, never)), PlainStreamQ()
+        job = InEnvironment(stream_q(4, 2), cart_pole, {"q": {}}, range(runs), [steps], steps, (),
+                            None, never)
+        ours, plain = Going(job), PlainStreamQ()
         ours.go(steps), plain.live(plain_steps)  # compile, and warm up
         pairs = [(runs * steps / _seconds(ours.go, steps),
                   plain_steps / _seconds(plain.live, plain_steps)) for _ in range(rounds)]
@@ -151,18 +152,19 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
     """Time PPO, some seeds together, beside one of stable-baselines3's, in turns.
 
     The same work for both: CartPole, 8 copies of 128 steps, and Hopper, one of 2 048, with 64 x 64
-    units and ten epochs. CartPole is torch's here and gymnasium's there, the robot MuJoCo's for both.
+    units and ten epochs. CartPole is torch's here and gymnasium's there, the robot MuJoCo's.
 
-    Parameters and result are those of `supervised.measure`: rates are steps of the world per second,
-    learning included, with one thread each. No rows without stable-baselines3 (and for Hopper MuJoCo).
+    Parameters and result are those of `supervised.measure`: rates are steps of the environment per
+    second, learning included, with one thread each. No rows without stable-baselines3 (and for
+    Hopper MuJoCo).
     """
     if importlib.util.find_spec("stable_baselines3") is None:
         return []
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    works = [("CartPole-v1", 10, torch_rollouts(cart_pole), ppo(4, categorical(2), (64, 64), "tanh"),
-              RolloutConfig(8, 128, 10, 16)),
+    works = [("CartPole-v1", 10, torch_rollouts(cart_pole),
+              ppo(4, categorical(2), (64, 64), "tanh"), RolloutConfig(8, 128, 10, 16)),
              ("Hopper-v5", 5, named("Hopper-v5"), ppo(11, gaussian(3), (64, 64), "tanh"),
               RolloutConfig(1, 2_048, 10, 32))]
     rows, threads = [], torch.get_num_threads()

@@ -11,70 +11,58 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from dyndl_lite.files import checkout, nearest, put_row, read_rows, UserError
 
-from dyndl_lite.cli.notebooks import nearest
-from dyndl_lite.files import atomic, UserError
-
-DATA = Path(__file__).resolve().parent.parent.parent / "data"
-KEYS = ["id", "source", "notebook", "statement", "profiles", "target"]
+TEXTS = ["id", "source", "notebook", "statement"]
 
 
-def load(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The claims by id, checked.
-
-    Parameters
-    ----------
-    path : Path, optional
-        Another file than `data/claims.json`.
+def load() -> dict[str, dict[str, Any]]:
+    """The claims of `data/claims.json` by id, checked.
 
     Raises
     ------
     UserError
-        If the file is missing or malformed.
+        If there is no checkout, or the file is missing or malformed.
     """
-    path = path or DATA / "claims.json"
+    path = checkout() / "data" / "claims.json"
     try:
         claims = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; restore it from the repository")
     if not isinstance(claims, list):
         raise UserError(f"{path} must be a list of claims")
+    by_id = {}
     for number, claim in enumerate(claims):
-        fault = fault_of(claim)
+        fault = fault_of(claim) or claim["id"] in by_id and "another claim has the same id"
         if fault:
             name = claim.get("id", number) if isinstance(claim, dict) else number
             raise UserError(f"{path}: claim {name}: {fault}")
-    by_id = {claim["id"]: claim for claim in claims}
-    if len(by_id) < len(claims):
-        raise UserError(f"{path}: two claims have the same id; ids must differ")
+        by_id[claim["id"]] = claim
     return by_id
 
 
 def fault_of(claim: Any) -> str:
     """What is wrong with a claim, or nothing."""
-    if not isinstance(claim, dict) or set(claim) != set(KEYS):
-        return f"must have exactly the keys {', '.join(KEYS)}"
-    texts = [claim[key] for key in ["id", "source", "notebook", "statement"]]
+    if not isinstance(claim, dict) or set(claim) != {*TEXTS, "profiles", "target"}:
+        return f"must have exactly the keys {', '.join(TEXTS)}, profiles, target"
     profiles, target = claim["profiles"], claim["target"]
-    if not all(isinstance(text, str) and text for text in texts):
-        return "id, source, notebook and statement must be text"
-    if not isinstance(profiles, list) or not profiles or not all(
-            isinstance(name, str) for name in profiles):
+    if not isinstance(profiles, list) or not profiles:
         return "profiles must be a list of at least one name"
+    if not all(isinstance(t, str) and t for t in [*profiles, *(claim[key] for key in TEXTS)]):
+        return "id, source, notebook, statement and each profile must be text"
     if not isinstance(target, list) or len(target) != 2 or not all(
             end is None or type(end) in (int, float) and math.isfinite(end) for end in target):
         return "target must be [low, high], numbers, null for an open end"
-    low, high = target
-    if low is None and high is None:
-        return "target is open at both ends, so the claim could not fail"
-    if low is not None and high is not None and low > high:
-        return "target's low end is above its high end"
+    ends = [end for end in target if end is not None]
+    if not ends or ends != sorted(ends):
+        return "target is open at both ends or has its low end above its high end"
     return ""
 
 
 def record(out: str | Path, claim_id: str, value: float, profile: str) -> None:
     """Note what a notebook measured for a claim, in `claims.csv` in the notebook's folder.
+
+    Without a checkout there are no claims: then one printed line says so.
 
     Parameters
     ----------
@@ -92,41 +80,39 @@ def record(out: str | Path, claim_id: str, value: float, profile: str) -> None:
     UserError
         If there is no such claim.
     """
+    try:
+        checkout()
+    except UserError as error:
+        print(f"[dyndl_lite] {claim_id} = {value:g} is not recorded: {error}")
+        return
     known = load()
     if claim_id not in known:
         raise UserError(f"no claim {claim_id!r} in data/claims.json{nearest(claim_id, known)}")
     path = Path(out) / "claims.csv"
-    table = pd.DataFrame([{"id": claim_id, "profile": profile, "value": float(value)}])
-    if path.exists():
-        table = pd.concat([read_values(path, known), table])
-    table = table.drop_duplicates(["id", "profile"], keep="last")
-    with atomic(path) as part:
-        table[["id", "profile", "value"]].to_csv(part, index=False, na_rep="nan")
+    read_values(path, known)  # complains of a malformed file before it is replaced
+    put_row(path, {"id": claim_id, "profile": profile, "value": float(value)}, ["id", "profile"])
 
 
-def read_values(path: Path, known: dict[str, Any]) -> pd.DataFrame:
-    """A table of measured values: id, profile, value."""
+def read_values(path: Path, known: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """What was measured: id, profile, value."""
     try:
-        table = pd.read_csv(path, dtype={"id": str, "profile": str})
-        table = table.assign(value=table["value"].astype(float))[["id", "profile", "value"]]
-    except (OSError, ValueError, KeyError) as error:
+        values = [(row["id"], row["profile"], float(row["value"])) for row in read_rows(path)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path}: {error}; it needs the columns id, profile, value")
-    for name in table["id"]:
+    for name, _, _ in values:
         if name not in known:
             raise UserError(f"{path}: no claim {name!r} in data/claims.json; run its notebook "
                             "again, or remove the line")
-    return table
+    return values
 
 
-def judge(build: Path, data: Path | None = None) -> list[dict[str, Any]]:
+def judge(build: Path) -> list[dict[str, Any]]:
     """Set every claim against what was measured.
 
     Parameters
     ----------
     build : Path
         Where notebooks were run; their values are in `build/*/claims.csv`.
-    data : Path, optional
-        Another folder than the project's `data/`.
 
     Returns
     -------
@@ -135,17 +121,15 @@ def judge(build: Path, data: Path | None = None) -> list[dict[str, Any]]:
         (`reproduced`, `not reproduced`, `not run`): a row for each profile at which the claim is
         made, and more than one where it was measured both now and in a recorded run.
     """
-    data = data or DATA
-    known = load(data / "claims.json")
-    paths = [*sorted(build.glob("*/claims.csv")), *(data / "results").glob("claims.csv")]
-    values = [(row.id, row.profile, row.value)
-              for path in paths for row in read_values(path, known).itertuples()]
+    known = load()
+    paths = [*sorted(build.glob("*/claims.csv")), checkout() / "data" / "results" / "claims.csv"]
+    values = [value for path in paths for value in read_values(path, known)]
     rows = []
     for claim in known.values():
         for profile in claim["profiles"]:
             measured = [v for name, at, v in values if (name, at) == (claim["id"], profile)]
             for value in measured or [None]:
-                rows.append({key: claim[key] for key in KEYS[:4]}
+                rows.append({key: claim[key] for key in TEXTS}
                             | {"profile": profile, "value": value,
                                "target": describe(*claim["target"]),
                                "status": status(value, *claim["target"])})

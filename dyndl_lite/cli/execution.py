@@ -3,6 +3,9 @@
 `run_all` begins a child process per notebook; the child is this module's `main`. A child holds
 the end of a pipe from its parent: when that closes, because of Ctrl-C or because the parent was
 killed, the child ends its kernel and itself, so that nothing goes on computing unseen.
+
+Ours, because papermill has no such thing: this ending, many notebooks at a time, a kernel of this
+very Python, and a verdict by whether the last cell ran (to papermill `sys.exit(0)` is a success).
 """
 
 from __future__ import annotations
@@ -16,32 +19,38 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 
+from dyndl_lite.cli import sync
 from dyndl_lite.cli.notebooks import Notebook
-from dyndl_lite.files import atomic
+from dyndl_lite.files import atomic, put_row
+
+# Children write UTF-8 whatever the locale, and find no code in the folder where they are.
+ENVIRONMENT = {"DYNDL_BATCH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8",
+               "PYTHONSAFEPATH": "1"}
 
 
-def run_all(tasks: list[tuple[Notebook, dict[str, Any]]], out: Path, jobs: int) -> pd.DataFrame:
+def run_all(tasks: list[tuple[Notebook, dict[str, Any]]], out: Path,
+            jobs: int) -> list[dict[str, Any]]:
     """Execute notebooks with their values, `jobs` at a time.
 
-    Each leaves `out/NN_name.ipynb`, or `out/NN_name.failed.ipynb` if a cell raised, and its own
-    files in `out/NN_name/`. The times of those that succeed are kept in `out/times.csv`.
+    Each leaves `out/NN_name.ipynb`, or `out/NN_name.failed.ipynb` if it did not get to its end,
+    and its own files in `out/NN_name/`. The times of those that succeed are in `out/times.csv`.
 
     Returns
     -------
-    DataFrame
-        A row per notebook: notebook, seconds, status (`ok`, or why it failed).
+    list of dict
+        For each notebook: notebook, seconds, status (`ok`, or why it failed).
     """
     crew = Crew(out, jobs)
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(crew.run_one, notebook, values) for notebook, values in tasks]
         try:
-            return pd.DataFrame([future.result() for future in futures])
+            return [future.result() for future in futures]
         except BaseException:  # Ctrl-C above all
             pool.shutdown(wait=False, cancel_futures=True)
             crew.stop()
@@ -56,21 +65,22 @@ class Crew:
         self.lock = threading.Lock()
         self.children: set[subprocess.Popen] = set()
         self.stopped = False
-        self.environment = {**os.environ, "DYNDL_BATCH": "1"}
-        if jobs > 1:  # processes share the cores; threads within each would only collide
-            self.environment.setdefault("OMP_NUM_THREADS", "1")
+        # Processes share the cores; threads within each would only collide.
+        threads = {"OMP_NUM_THREADS": "1"} if jobs > 1 else {}
+        self.environment = {**threads, **os.environ, **ENVIRONMENT}
 
     def run_one(self, notebook: Notebook, values: dict[str, Any]) -> dict[str, Any]:
         """Execute one notebook in a child process and pass its lines on."""
         folder = self.out / notebook.name
-        values = {**values, "out": str(folder)}
-        command = [sys.executable, "-m", "dyndl_lite.cli.execution", str(notebook.path),
-                   str(self.out / f"{notebook.name}.ipynb"), json.dumps(values)]
+        command = [sys.executable, "-P", "-m", "dyndl_lite.cli.execution", str(notebook.path),
+                   str(self.out / f"{notebook.name}.ipynb"),
+                   json.dumps({**values, "out": str(folder)})]
+        utf8 = {"encoding": "utf-8", "errors": "replace"}
         start = time.monotonic()
-        with tempfile.TemporaryFile("w+", errors="replace") as last_words:
-            child = subprocess.Popen(command, env=self.environment, text=True, errors="replace",
-                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=last_words, start_new_session=True)
+        with tempfile.TemporaryFile("w+", **utf8) as last_words:
+            child = subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, stderr=last_words,
+                                     start_new_session=True, **utf8)
             with self.lock:
                 self.children.add(child)
                 if self.stopped:
@@ -89,22 +99,15 @@ class Crew:
         else:
             status = "ok"
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            self.keep_time(notebook.name, values["profile"], seconds)
+            row = {"notebook": notebook.name, "profile": values["profile"], "seconds": seconds}
+            with self.lock:
+                put_row(self.out / "times.csv", row, ["notebook", "profile"])
         return {"notebook": notebook.name, "seconds": seconds, "status": status}
 
     def say(self, line: str, stream=None) -> None:
         """Print one line, whole."""
         with self.lock:
             print(line, file=stream or sys.stdout, flush=True)
-
-    def keep_time(self, notebook: str, profile: str, seconds: float) -> None:
-        """Note how long a notebook took, in place of an earlier time at the same profile."""
-        path = self.out / "times.csv"
-        with self.lock, atomic(path) as part:
-            row = pd.DataFrame([{"notebook": notebook, "profile": profile, "seconds": seconds}])
-            times = pd.concat([pd.read_csv(path), row]) if path.exists() else row
-            times = times.drop_duplicates(["notebook", "profile"], keep="last")
-            times.sort_values(["notebook", "profile"]).to_csv(part, index=False)
 
     def stop(self) -> None:
         """Let the children end: each waits for the end of its standard input."""
@@ -115,48 +118,56 @@ class Crew:
 
 
 def execute(source: Path, output: Path, values: dict[str, Any]) -> None:
-    """Execute a notebook's source with papermill in this interpreter's environment.
+    """Execute a notebook's source with papermill, in this interpreter and the source's folder.
 
     Raises
     ------
-    PapermillExecutionError, DeadKernelError
-        If a cell raises or the kernel dies; the notebook is then kept as `*.failed.ipynb`.
-    OSError
-        If the output cannot be written.
+    Exception
+        Whatever kept it from its end: a cell that raised, a kernel that died, an output that
+        cannot be written. What there is of the notebook is then kept as `*.failed.ipynb`.
     """
     import jupytext
     import papermill
     from ipykernel.kernelspec import get_kernel_dict, RESOURCES
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
-    from nbclient.exceptions import DeadKernelError
 
     class ThisPython(AsyncKernelManager):
         """Starts `sys.executable`, whatever kernel called python3 the user has installed."""
 
-        kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(
+            ["--InteractiveShellApp.ignore_cwd=True"], ["-P"]))
 
     failed = output.with_suffix(".failed.ipynb")
     with atomic(output) as part:
         threading.Thread(target=end_with_parent, args=[part], daemon=True).start()
         try:
-            papermill.execute_notebook(
+            ran = papermill.execute_notebook(
                 jupytext.read(source), part, values, kernel_name="python3", language="python",
                 cwd=source.parent, progress_bar=False, stdout_file=sys.stdout,
                 stderr_file=sys.stdout, kernel_manager_class=ThisPython)
-        except (papermill.PapermillExecutionError, DeadKernelError):
-            name_origin(part, source)
-            os.replace(part, failed)
+            for cell in ran.cells:
+                if cell.metadata.papermill.status != "completed":
+                    raise RuntimeError(f"cell In [{cell.execution_count}] ended the notebook, "
+                                       "by sys.exit or the like; later cells did not run")
+            finish(part, source)
+        except Exception:
+            with suppress(Exception):  # of a half-written file nothing is kept
+                finish(part, source)
+                os.replace(part, failed)
             raise
-        name_origin(part, source)
     failed.unlink(missing_ok=True)
 
 
-def name_origin(notebook: Path, source: Path) -> None:
-    """Say where a notebook came from; papermill was given cells, and a temporary name."""
+def finish(notebook: Path, source: Path) -> None:
+    """Say where a notebook came from, and tell its cells from those that people will type.
+
+    Papermill was given cells, and a temporary name.
+    """
     content = nbformat.read(notebook, as_version=4)
     content.metadata.papermill.update(input_path=source.name,
                                       output_path=source.with_suffix(".ipynb").name)
+    sync.seal(content)
     nbformat.write(content, notebook)
 
 
@@ -175,7 +186,7 @@ def end_with_parent(part: Path) -> None:
     can write the notebook again after it has been removed.
     """
     sys.stdin.read()
-    os.execv(sys.executable, [sys.executable, "-c", LEAVE_NOTHING, str(part)])
+    os.execv(sys.executable, [sys.executable, "-P", "-c", LEAVE_NOTHING, str(part)])
 
 
 def describe(error: Exception) -> str:

@@ -1,29 +1,33 @@
-"""What the notebooks say of themselves: title, parameters, profiles.
+"""What the notebooks say of themselves: title, parameters, profiles, checks.
 
 The truth is `notebooks/NN_name.py` (py:percent). One cell tagged `parameters` holds literal
 assignments, each with a comment that explains it; those values are the `laptop` profile. The
-other profiles stand in the header, under `jupyter: dyndl: profiles:`.
+header holds more, under `jupyter: dyndl:`: `profiles`, which name other values, and `checks`,
+Python conditions on the parameters that must hold before anything runs.
+
+jupytext reads the file and papermill reads the comments. Papermill's inspection skips what it
+does not understand, so the rest is ours: that a cell holds nothing else, and types and checks.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
-import io
-import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jupytext
+import papermill
 import yaml
 from nbformat import NotebookNode
 
-from dyndl_lite.files import UserError
+from dyndl_lite.files import nearest, UserError
 
 DEFAULT_PROFILE = "laptop"
 SET_BY_RUN = {"profile": "--profile", "out": "--out"}
+# What a check may call, beside the parameters; a notebook is code, so this is no fence.
+IN_CHECKS = {each.__name__: each for each in [abs, all, any, len, max, min, set, sum]}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Notebook:
     title: str
     parameters: dict[str, Parameter]
     profiles: dict[str, dict[str, Any]]
-    content: NotebookNode
+    checks: list[str]
 
     @property
     def name(self) -> str:
@@ -57,8 +61,8 @@ def read(path: Path) -> Notebook:
     Raises
     ------
     UserError
-        If the header is not YAML, or the parameters cell or the profiles are not as they
-        should be.
+        If the header is not YAML, or the parameters cell, the profiles or the checks are not as
+        they should be.
     """
     try:
         content = jupytext.read(path)
@@ -67,9 +71,12 @@ def read(path: Path) -> Notebook:
         raise UserError(f"{path}: its header cannot be read ({reason}); correct its YAML")
     titles = [line[2:].strip() for cell in content.cells if cell.cell_type == "markdown"
               for line in cell.source.splitlines() if line.startswith("# ")]
-    profiles = read_profiles(path, content.metadata.get("dyndl", {}))
-    return Notebook(path, titles[0] if titles else "", read_parameters(path, content), profiles,
-                    content)
+    header = content.metadata.get("dyndl", {})
+    checks = header.get("checks", []) if isinstance(header, dict) else None
+    if not isinstance(checks, list) or not all(isinstance(check, str) for check in checks):
+        raise UserError(f"{path}: `checks` in the header must be a list of conditions as text")
+    return Notebook(path, titles[0] if titles else "", read_parameters(path, content),
+                    read_profiles(path, header), checks)
 
 
 def read_parameters(path: Path, content: NotebookNode) -> dict[str, Parameter]:
@@ -77,41 +84,38 @@ def read_parameters(path: Path, content: NotebookNode) -> dict[str, Parameter]:
     cells = [c for c in content.cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise UserError(f"{path}: {len(cells)} cells are tagged `parameters`; tag exactly one")
-    source = cells[0].source
     try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise UserError(f"{path}: the parameters cell is not Python: {error}")
-    comments = {token.start[0]: token.string.lstrip("# ")
-                for token in tokenize.generate_tokens(io.StringIO(source).readline)
-                if token.type == tokenize.COMMENT}
+        statements = ast.parse(cells[0].source).body
+        inspected = papermill.inspect_notebook(content)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: the parameters cell, or the kernel named in the header, is not "
+                        f"Python: {error}")
     found = {}
     for statement in statements:
         try:
             (target,) = statement.targets
-            value = ast.literal_eval(statement.value)
-            found[target.id] = Parameter(target.id, value, comments.get(statement.end_lineno, ""))
+            help = inspected.get(target.id, {"help": ""})["help"]
+            found[target.id] = Parameter(target.id, ast.literal_eval(statement.value), help)
         except (AttributeError, ValueError):
             raise UserError(f"{path}: `{ast.unparse(statement)}` in the parameters cell is not "
                             "`name = literal`; move it to the next cell")
-    missing = [name for name in SET_BY_RUN if not isinstance(getattr(found.get(name), "default",
-                                                                     None), str)]
-    if missing:
-        raise UserError(f"{path}: the parameters cell has no text parameter `{missing[0]}`; "
-                        "add it, `dyndl run` sets it")
+    for name in SET_BY_RUN:
+        if name not in found or not isinstance(found[name].default, str):
+            raise UserError(f"{path}: the parameters cell has no text parameter `{name}`; "
+                            "add it, `dyndl run` sets it")
     return found
 
 
-def read_profiles(path: Path, metadata: Any) -> dict[str, dict[str, Any]]:
+def read_profiles(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The profiles of the header, and `laptop`, which changes nothing."""
-    profiles = metadata.get("profiles", {}) if isinstance(metadata, dict) else None
+    profiles = header.get("profiles", {})
     if not isinstance(profiles, dict) or DEFAULT_PROFILE in profiles or not all(
             isinstance(values, dict) for values in profiles.values()):
         raise UserError(f"{path}: `profiles` in the header must map names (other than "
                         f"{DEFAULT_PROFILE}, the parameters cell) to `parameter: value`")
-    profiles = {name: dict(values) for name, values in profiles.items()}
-    first = {name: profiles.pop(name) for name in ["smoke"] if name in profiles}
-    return {**first, DEFAULT_PROFILE: {}, **profiles}
+    order = ["smoke", DEFAULT_PROFILE, *profiles]
+    return {name: dict(profiles.get(name, {})) for name in dict.fromkeys(order)
+            if name in profiles or name == DEFAULT_PROFILE}
 
 
 def find(folder: Path, wanted: Iterable[str]) -> list[Notebook]:
@@ -123,34 +127,68 @@ def find(folder: Path, wanted: Iterable[str]) -> list[Notebook]:
         If there is no such notebook.
     """
     paths = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
-    if not paths:
-        raise UserError(f"no notebooks in {folder}; run from a checkout of the project")
     chosen = set()
     for word in wanted:
         matches = {name for name in paths
                    if word in ("all", name, f"{name}.py") or word.zfill(2) == name[:2]}
         if not matches:
-            raise UserError(f"no notebook {word!r}{nearest(word, paths)}")
+            raise UserError(f"no notebook {word!r} in {folder}{nearest(word, paths)}")
         chosen |= matches
     return [read(paths[name]) for name in sorted(chosen)]
 
 
-def settle(notebook: Notebook, profile: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The values with which a notebook runs: its profile's, then those given by name.
+def settle(notebook: Notebook, profile: str, given: dict[str, str]) -> dict[str, Any]:
+    """The values with which a notebook runs: its profile's, then those given by name, as text.
 
     Raises
     ------
     UserError
-        If the profile or a name is unknown, or a value has another type than its default.
+        If the profile or a name is unknown, a value has another type than its default, or the
+        values of the whole cell fail one of the notebook's checks.
     """
     if profile not in notebook.profiles:
         raise UserError(f"{notebook.name} has no profile {profile!r}"
                         f"{nearest(profile, notebook.profiles)}")
-    profiled = notebook.profiles[profile]
-    for values, origin in [(profiled, f"profile {profile}"), (given, "-p")]:
-        for name, value in values.items():
-            check(notebook, name, value, origin)
-    return {**profiled, **given, "profile": profile}
+    values = {"profile": profile}
+    for name, value in notebook.profiles[profile].items():
+        check(notebook, name, value, f"profile {profile}")
+        values[name] = value
+    for name, text in given.items():
+        default = notebook.parameters[name].default if name in notebook.parameters else None
+        values[name] = value_of(text, default)
+        check(notebook, name, values[name], "-p")
+    every = {name: each.default for name, each in notebook.parameters.items()} | values
+    for condition in notebook.checks:
+        try:
+            tree = ast.parse(condition, mode="eval")
+            # all of it as globals: a comprehension in the condition does not see locals
+            holds = eval(compile(tree, "check", "eval"), {**every, "__builtins__": IN_CHECKS})
+        except Exception as error:
+            raise UserError(f"{notebook.name}: the check `{condition}` in the header fails with "
+                            f"{type(error).__name__}: {error}; correct it")
+        if not holds:
+            names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            those = ", ".join(f"{name} = {every[name]!r}" for name in every if name in names)
+            raise UserError(f"{notebook.name}: `{condition}` must hold, but {those}; change one")
+    return values
+
+
+def value_of(text: str, default: Any) -> Any:
+    """A value from the command line, in any notation that Python or a calculator has for it.
+
+    A whole number may be written `1e6`, an infinite one `inf`; text needs no quotes.
+    """
+    text = text.strip()
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = text
+    if isinstance(default, str):
+        return value if isinstance(value, str) else text
+    if type(default) is int and type(value) is float and "." not in text and value.is_integer():
+        return int(value)
+    infinite = text.lstrip("+-").lower() in ("inf", "infinity")
+    return float(text) if isinstance(default, float) and infinite else value
 
 
 def check(notebook: Notebook, name: str, value: Any, origin: str) -> None:
@@ -184,10 +222,3 @@ def kind(value: Any) -> str:
     if isinstance(value, (list, tuple)) and value:
         return f"{name} of " + " or ".join(dict.fromkeys(type(item).__name__ for item in value))
     return name
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: the near misses, else all the names."""
-    known = list(known)
-    close = difflib.get_close_matches(str(word), known)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; there is {', '.join(known)}"

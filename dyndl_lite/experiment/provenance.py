@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 
 import dyndl_lite
-from dyndl_lite.files import atomic
+from dyndl_lite import files
 
 
 def facts(**parameters) -> dict:
     """Collect versions, machine, commit and parameters."""
     return {
         "dyndl_lite": dyndl_lite.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
@@ -36,7 +36,7 @@ def footer(**parameters) -> None:
 
 def save_table(frame: pd.DataFrame, out: str | Path, name: str) -> None:
     """Write a result as OUT/name.csv, whole or not at all."""
-    with atomic(Path(out) / f"{name}.csv") as path:
+    with files.atomic(Path(out) / f"{name}.csv") as path:
         frame.to_csv(path, index=False, float_format="%.6g")
 
 
@@ -60,22 +60,33 @@ def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None
         mine = (old[list(part)] == list(part.values())).all(axis=1)
         rows = pd.concat([old[~mine], rows])
     rows = rows.sort_values(list(part), kind="stable")
-    with atomic(table) as path:
+    with files.atomic(table) as path:
         rows.to_csv(path, index=False, float_format="%.5g")
     beside = table.with_suffix(".json")
-    known = json.loads(beside.read_text()) if beside.exists() else {}
-    known[name] = {**made, "commit": _commit(), "torch": torch.__version__,
+    known = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    known[name] = {**made, "commit": commit(), "torch": torch.__version__,
                    "processor": platform.machine()}
-    with atomic(beside) as path:
-        path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    with files.atomic(beside) as path:
+        path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
 
 
-def _commit() -> str:
-    """Name the commit of the checkout, marked if files differ from it; "unknown" outside one."""
-    here = Path(__file__).resolve().parent
+def commit() -> str:
+    """The commit of the checkout, marked if files differ from it.
+
+    "unknown" where git knows none that is the library's own: without a checkout, without git, or
+    where the library's files lie inside another repository.
+    """
+    # GIT_DIR and its like, as git's hooks set them, would name another repository.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=files.checkout(), env=clean, timeout=5,
+                              capture_output=True, text=True, encoding="utf-8", errors="replace",
+                              check=True).stdout.strip()
+
     try:
-        run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, timeout=5,
-                             capture_output=True, text=True, check=True)
-    except (OSError, subprocess.SubprocessError):
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != files.checkout():
+            return "unknown"
+        return git("describe", "--always", "--dirty")
+    except (OSError, subprocess.SubprocessError, files.UserError):
         return "unknown"
-    return run.stdout.strip()

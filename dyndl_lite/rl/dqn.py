@@ -57,8 +57,9 @@ def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity:
         return vmap(one)(rows).mean()
 
     def learn(state, hyper, transition, seed, t):
-        row = torch.cat([transition["x"], transition["next_x"], torch.stack(
-            [transition["action"].float(), transition["reward"], 1 - transition["terminal"].float()])])
+        x, action, reward = (transition[name] for name in ("x", "action", "reward"))
+        goes_on = 1 - transition["terminal"].float()
+        row = torch.cat([x, transition["next_x"], torch.stack([action.float(), reward, goes_on])])
         slot = torch.arange(capacity, device=seed.device) == t % capacity
         buffer = torch.where(slot[:, None], row, state["buffer"])
         u = random.uniform(seed, random.REPLAYED, t, torch.arange(batch, device=seed.device))
@@ -75,13 +76,14 @@ def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity:
         params = if_ready(new, params)
         copy = (t + 1) % hyper["target_period"].long() == 0
         target = tree_map(lambda a, b: torch.where(copy, a, b), params, state["target"])
-        q, _ = mlp.forward(state["critic"]["params"], transition["x"])
+        q, _ = mlp.forward(state["critic"]["params"], x)
         return {"critic": {"params": params}, "target": target,
                 "memory": if_ready(memory, state["memory"]), "buffer": buffer}, q.amax(0)
 
     settings = _COMMON | EXPLORING | {"buffer": float(capacity), "target_period": 250.0,
                                       "warm_up": 1_000.0}
-    return Agent(start, act, learn, settings, f"dqn {sizes} capacity={capacity} batch={batch}", (inputs, actions, 0))
+    return Agent(start, act, learn, settings, f"dqn {sizes} capacity={capacity} batch={batch}",
+                 (inputs, actions, 0))
 
 
 def ppo_of_one(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),

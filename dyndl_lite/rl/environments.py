@@ -82,8 +82,8 @@ def check_fit(made_for: tuple[int, int, int], environment) -> None:
     observations, actions, reals = made_for
     has = environment.observations, environment.actions, environment.reals
     if observations != has[0] or (actions or reals) and (actions, reals) != has[1:]:
-        raise ValueError("the agent is made for {} observations, {} actions to choose from and {} real "
-                         "numbers, the environment has {}, {} and {}".format(*made_for, *has))
+        raise ValueError("the agent is made for {} observations, {} actions to choose from and {} "
+                         "real numbers, the environment has {}, {} and {}".format(*made_for, *has))
 
 
 def restart(environment: Environment, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
@@ -107,7 +107,7 @@ class ClassicControl(NamedTuple):
     reals: int = 0
 
     def start(self, draw: Tensor, **changed) -> dict:
-        """Begin an episode, with other ``physics`` (a dict) or ``code`` (a matrix) if they are given."""
+        """Begin an episode, with other ``physics``, a dict, or ``code``, a matrix, if given."""
         body = self.place(draw)
         usual = {"physics": {name: torch.full_like(body[0], v) for name, v in self.physics.items()},
                  "code": torch.eye(self.observations, dtype=body.dtype, device=body.device)}
@@ -258,8 +258,9 @@ def _pendulum_move(body, action, p):
 
 pendulum = ClassicControl(
     "Pendulum-v1", 3, 0, 200, {"gravity": 10.0, "mass": 1.0, "length": 1.0},
-    place=lambda draw: torch.stack([_between(-math.pi, math.pi, draw[0]), _between(-1, 1, draw[1])]),
-    move=_pendulum_move, see=lambda s: torch.stack([torch.cos(s[0]), torch.sin(s[0]), s[1]]), reals=1)
+    place=lambda draw: torch.stack([_between(-math.pi, math.pi, draw[0]),
+                                    _between(-1, 1, draw[1])]), move=_pendulum_move,
+    see=lambda s: torch.stack([torch.cos(s[0]), torch.sin(s[0]), s[1]]), reals=1)
 
 # To be predicted; no action has an effect. Its reward is the next value of the series
 # of Mackey and Glass (1977), delay 17, and four of its last values are observed.

@@ -48,11 +48,11 @@ class Adapted(gymnasium.Wrapper):
         space, seen = env.action_space, env.observation_space
         discrete = isinstance(space, spaces.Discrete)
         if not discrete and not (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
-            raise UserError(f"{env} has actions {space}: use an environment with Discrete actions or a "
-                            "Box of real numbers")
+            raise UserError(f"{env} has actions {space}: use an environment with Discrete actions "
+                            "or a Box of real numbers")
         if not seen.is_np_flattenable:
-            raise UserError(f"{env} has observations {seen}, which cannot be made one vector: use an "
-                            "environment with Box or Discrete ones")
+            raise UserError(f"{env} has observations {seen}, which cannot be made one vector: use "
+                            "an environment with Box or Discrete ones")
         self.actions = int(space.n) if discrete else 0
         self.reals = 0 if discrete else spaces.flatdim(space)
         self.observations = spaces.flatdim(seen)
@@ -64,8 +64,8 @@ class Adapted(gymnasium.Wrapper):
         space = self.env.action_space
         if self.actions:
             if not 0 <= numbers[0] < self.actions:
-                raise UserError(f"action {numbers[0]:g} of an environment that has {self.actions}, 0 to "
-                                f"{self.actions - 1}: make the agent for as many")
+                raise UserError(f"action {numbers[0]:g} of an environment that has {self.actions}, "
+                                f"0 to {self.actions - 1}: make the agent for as many")
             return int(space.start) + int(numbers[0])
         return np.clip(numbers.reshape(space.shape), space.low, space.high, dtype=space.dtype)
 
@@ -130,8 +130,8 @@ class Simulators:
         after = seen.copy() if over.any() else seen
         for i in np.flatnonzero(over):
             after[i] = info["final_obs"][i]
-        return (torch.from_numpy(after), torch.from_numpy(reward).float(), torch.from_numpy(terminal),
-                torch.from_numpy(over), torch.from_numpy(seen))
+        reward = reward.astype(np.float32)
+        return tuple(map(torch.from_numpy, (after, reward, terminal, over, seen)))
 
     def close(self) -> None:
         """Let the simulators go."""
@@ -203,7 +203,7 @@ def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
 
 def _tells(layer: gymnasium.Env) -> bool:
     """Say whether an environment or wrapper gives and takes its own state."""
-    return callable(getattr(layer, "get_state", None)) and callable(getattr(layer, "set_state", None))
+    return hasattr(layer, "get_state") and hasattr(layer, "set_state")
 
 
 def refuse_unsaveable(env: gymnasium.Env) -> None:
@@ -213,8 +213,9 @@ def refuse_unsaveable(env: gymnasium.Env) -> None:
     """
     for layer in layers(env):
         if not (_tells(layer) or type(layer) in KNOWN or type(layer).__module__.startswith(ROOMS)):
-            raise UserError(f"{type(layer).__name__} does not tell its whole state, so a run in it cannot "
-                            "go on: give it get_state() and set_state(state), or run without a checkpoint")
+            raise UserError(f"{type(layer).__name__} does not tell its whole state, so a run in it "
+                            "cannot go on: give it get_state() and set_state(state), or run "
+                            "without a checkpoint")
 
 
 def save(env: gymnasium.Env) -> dict:
@@ -227,8 +228,8 @@ def save(env: gymnasium.Env) -> dict:
     """
     refuse_unsaveable(env)
     kept = [layer.get_state() if _tells(layer) else
-            {name: torch.from_numpy(np.array(vars(layer)[name])) if name == "state" else vars(layer)[name]
-             for name in ATTRIBUTES if name in vars(layer)} for layer in layers(env)]
+            {name: torch.from_numpy(np.array(value)) if name == "state" else value
+             for name, value in vars(layer).items() if name in ATTRIBUTES} for layer in layers(env)]
     inner = env.unwrapped
     state = {"layers": kept, "random": json.dumps(inner.np_random.bit_generator.state)}
     if _simulated(inner):

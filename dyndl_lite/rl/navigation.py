@@ -34,7 +34,7 @@ class Navigation(NamedTuple):
         return {"place": draw[:2], "code": code, "age": torch.zeros_like(draw[0])}
 
     def step(self, state: dict, action: Tensor) -> tuple[dict, Tensor, Tensor, Tensor]:
-        """Act once: give the next state, the reward, False (no end is real), and whether time is up."""
+        """Act once; no end is real, time runs out."""
         place = (state["place"] + STRIDE * action).clamp(0, 1)
         reward = -torch.sqrt(((place - torch.tensor(GOAL, device=place.device)) ** 2).sum() + 1e-12)
         age = state["age"] + 1
@@ -63,8 +63,9 @@ def expected_return(choose, deviation: float = 0.5, episodes: int = 20_000) -> f
 
     ``straight`` and ``aimless`` give the ends of the scale on which agents are measured.
     """
-    draw = random.uniform(torch.tensor(0), random.START, torch.arange(episodes)[:, None], torch.arange(2))
-    place, total = draw, torch.zeros(episodes)
+    place = random.uniform(torch.tensor(0), random.START, torch.arange(episodes)[:, None],
+                           torch.arange(2))
+    total = torch.zeros(episodes)
     for t in range(navigation.limit):
         u = random.uniform(torch.tensor(0), random.ACTION, t, torch.arange(2 * episodes))
         chance = torch.special.ndtri(u.double() + 2.0**-25).float().reshape(episodes, 2)

@@ -61,8 +61,9 @@ def gaussian(numbers: int, deviation: float | str | None = None) -> Policy:
     def entropy(output: Tensor, more: dict) -> Tensor:
         return (parts(output, more)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum()
 
-    return Policy(f"gaussian {numbers} {deviation}", numbers * (2 if given else 1), numbers, 0, start,
-                  draw, log_probability, entropy)
+    outputs = numbers * (2 if given else 1)
+    return Policy(f"gaussian {numbers} {deviation}", outputs, numbers, 0, start, draw,
+                  log_probability, entropy)
 
 
 def categorical(choices: int) -> Policy:

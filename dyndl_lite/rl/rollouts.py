@@ -23,14 +23,16 @@ from dyndl_lite.rl.ppo import act, acting_params, ActorCritic, RolloutConfig
 
 def _uniform(seeds: Tensor, envs: int, size: int, *where: Tensor | int) -> Tensor:
     """Draw numbers [..., agents, envs, size]; `where` may hold times [steps, 1, 1, 1]."""
-    return random.uniform(seeds[:, None, None], *where, torch.arange(envs)[:, None], torch.arange(size))
+    env, number = torch.arange(envs)[:, None], torch.arange(size)
+    return random.uniform(seeds[:, None, None], *where, env, number)
 
 
 def _times(iteration: int, steps: int) -> Tensor:
     return (torch.arange(steps) + iteration * steps)[:, None, None, None]
 
 
-def torch_rollouts(environment: Environment, change: Callable = lambda seed, number: {}) -> Callable:
+def torch_rollouts(environment: Environment,
+                   change: Callable = lambda seed, number: {}) -> Callable:
     """Let agents act in an environment written in torch.
 
     Parameters
@@ -47,8 +49,8 @@ def torch_rollouts(environment: Environment, change: Callable = lambda seed, num
 class TorchRollouts:
     """Copies of it [agents, envs], the same, draw by draw, for all settings of a seed."""
 
-    def __init__(self, environment: Environment, change: Callable, agent: ActorCritic, seeds: Tensor,
-                 stays: Tensor, config: RolloutConfig, compiled: bool):
+    def __init__(self, environment: Environment, change: Callable, agent: ActorCritic,
+                 seeds: Tensor, stays: Tensor, config: RolloutConfig, compiled: bool):
         check_fit(agent.made_for, environment)
         self.environment, self.change, self.seeds, self.stays = environment, change, seeds, stays
         self.config, self.policy = config, agent.policy
@@ -149,8 +151,8 @@ class GymnasiumRollouts:
     def begin(self, number: int) -> bool:
         """Reset all environments when the run begins; later ones go on as they are."""
         if self.seen is None:
-            self.seen = self._grid(self.simulators.reset(
-                [1_000 * seed + i for seed in self.seeds.tolist() for i in range(self.config.envs)]))
+            self.seen = self._grid(self.simulators.reset([
+                1_000 * seed + i for seed in self.seeds.tolist() for i in range(self.config.envs)]))
         return False
 
     def collect(self, params: dict, iteration: int) -> dict[str, Tensor]:
@@ -162,9 +164,9 @@ class GymnasiumRollouts:
             action, log_probability = row[..., :-1], row[..., -1]
             after, reward, terminal, over, seen = map(
                 self._grid, self.simulators.step(action.flatten(0, 1).numpy()))
-            rows.append({"observation": self.seen, "action": action, "log_probability": log_probability,
-                         "reward": reward, "terminal": terminal, "over": over,
-                         "next_observation": after})
+            rows.append({"observation": self.seen, "action": action,
+                         "log_probability": log_probability, "reward": reward,
+                         "terminal": terminal, "over": over, "next_observation": after})
             self.seen = seen
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -176,7 +178,8 @@ class GymnasiumRollouts:
         UserError
             If an environment does not tell its whole state: see `refuse_unsaveable`.
         """
-        return {"seen": self.seen, "envs": [gymnasium_adapters.save(env) for env in self.simulators.envs]}
+        return {"seen": self.seen,
+                "envs": [gymnasium_adapters.save(env) for env in self.simulators.envs]}
 
     def resume(self, state: dict) -> None:
         """Go on from there."""

@@ -25,8 +25,8 @@ def friction(seed: int, number: int) -> float:
 def missing() -> str:
     """Say in one line what is missing for the Ant to run; an empty string if nothing is."""
     if importlib.util.find_spec("mujoco") is None:
-        return ("MuJoCo is not installed, so the Ant is left out: pip install \"gymnasium[mujoco]\" "
-                "brings it in")
+        return ("MuJoCo is not installed, so the Ant is left out: "
+                "pip install \"gymnasium[mujoco]\" brings it in")
     return ""
 
 

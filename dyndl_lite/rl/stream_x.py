@@ -26,7 +26,7 @@ SETTINGS = {
     "layer_norm": 1.0,  # before every activation, without gain and bias
     "normalise": 1.0,  # observations, to mean 0 and variance 1
     "scale_rewards": 1.0,  # by the deviation of their discounted sum
-    "tracked_mean": 1.0,  # that deviation is about the mean so far, else about 0: see `scale_reward`
+    "tracked_mean": 1.0,  # that deviation is about the mean so far, not 0: see `scale_reward`
     "horizon": 1e9,  # steps that running statistics look back, at most
 }
 #: What an environment's observations and rewards are taken in with, whatever learns from them.

@@ -62,8 +62,9 @@ def _sparse(state: dict, hyper: dict) -> dict:
     """Draw what a unit that is replaced will hear as sparsely as what it heard at first."""
     if "fresh" not in state:
         return state
+    seed, t = state["seed"], state["t"]
     return {**state, "fresh": [
-        stream_x.sparse_row(state["seed"], len(row), hyper["sparsity"], random.REBIRTH, state["t"], layer)
+        stream_x.sparse_row(seed, len(row), hyper["sparsity"], random.REBIRTH, t, layer)
         for layer, row in enumerate(state["fresh"])]}
 
 
@@ -100,7 +101,9 @@ def _agent(start: Callable, act: Callable, learn: Callable, settings: dict, desc
         for each in after:
             each.check(setting, hidden)
 
-    settings = stream_x.SETTINGS | settings | {k: v for each in after for k, v in each.settings.items()}
+    settings = stream_x.SETTINGS | settings
+    for each in after:
+        settings |= each.settings
     description = " ".join([description, *(each.name for each in after)])
     return Agent(start, act, learn, settings, description, made_for, check)
 
@@ -127,7 +130,7 @@ def critic_gradient(critic: dict, transition: dict, hyper: dict) -> tuple:
 
 
 def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), *after: Intervention) -> Agent:
-    """Make a learner of predictions: v(s), the discounted sum of rewards to come. It does not act."""
+    """Make a learner of v(s), the discounted sum of rewards to come. It does not act."""
     sizes = (inputs, *hidden, 1)
 
     def start(seed, hyper):
@@ -181,12 +184,12 @@ def stream_q(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         delta = td_error(v, q_next.amax(0), transition, hyper)
         before, behind = (transition["explored"] & (hyper["cut"] == when) for when in (1, 2))
         decay = torch.where(before, 0.0, hyper["discount"] * hyper["trace_decay"])
-        critic = update(state["critic"], gradient, features, delta, decay, transition["over"] | behind,
-                        hyper, hyper["kappa"], after)
+        critic = update(state["critic"], gradient, features, delta, decay,
+                        transition["over"] | behind, hyper, hyper["kappa"], after)
         return {"critic": critic}, v
 
-    return _agent(start, act, learn, EXPLORING | {"cut": 1.0}, f"stream_q {sizes}", (inputs, actions, 0),
-                  hidden, after)
+    return _agent(start, act, learn, EXPLORING | {"cut": 1.0}, f"stream_q {sizes}",
+                  (inputs, actions, 0), hidden, after)
 
 
 def epsilon_greedy(q: Tensor, hyper: dict, seed: Tensor, t: Tensor) -> tuple:
@@ -233,19 +236,19 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
             return log_p + hyper["entropy"] * torch.sign(delta) * entropy, features
 
         of_policy, heard = grad(objective, has_aux=True)(state["actor"]["params"])
-        same = dict(delta=delta, decay=hyper["discount"] * hyper["trace_decay"], over=transition["over"],
-                    hyper=hyper, after=after)
+        same = dict(delta=delta, decay=hyper["discount"] * hyper["trace_decay"],
+                    over=transition["over"], hyper=hyper, after=after)
         critic = update(state["critic"], gradient, features, **same, kappa=hyper["kappa"])
         actor = update(state["actor"], of_policy, heard, **same, kappa=hyper["kappa_policy"])
         return {"critic": critic, "actor": actor}, v
 
     return _agent(start, act, learn, {"kappa_policy": 3.0, "entropy": 0.01},
-                  f"stream_ac {critic_sizes} {actor_sizes}", (inputs, actions, 0 if actions else reals),
-                  hidden, after)
+                  f"stream_ac {critic_sizes} {actor_sizes}",
+                  (inputs, actions, 0 if actions else reals), hidden, after)
 
 
 def dynamic_q(inputs: int, actions: int, units: int = 32, depth: int = 1) -> Agent:
-    """Make a one-step Q-learner (Watkins 1989) whose network is `dynamic`'s: it grows while it acts.
+    """Make a one-step Q-learner (Watkins 1989) with the dynamic network: it grows as it acts.
 
     It has nothing of stream-x but the scaled observations and rewards: no bounded traces, no layer
     norm, no sparse weights. It begins without hidden units, and learns its own step sizes. The
