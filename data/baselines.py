@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from record_image_classes import problem as class_pairs
+from recording import swept
 
 from dyndl_lite.algorithms import layers
 from dyndl_lite.algorithms.backprop import backprop, conv_backprop
@@ -36,6 +37,18 @@ REJECTIONS = {"scr": [1e-1, 1e-2, 1e-4], "permuted_digits": [1e-2, 1e-4, 1e-8],
               "image_pairs": [1e-1, 1e-2, 1e-4]}
 THRESHOLDS = {"scr": [100, 1_000], "permuted_digits": [100, 1_000], "image_pairs": [10]}
 
+# Sweeps: of the step size, with weight decay or noise; of ReDo, self-normalised resets, UPGD, Adam, and
+# Adam whose two memories have one length.
+with_decays = swept(step_size=STEPS, weight_decay=DECAYS)
+stirred = swept(step_size=STEPS, weight_decay={p: v[1:-1] for p, v in DECAYS.items()}, noise=NOISES)
+dormant = swept(step_size=STEPS, reset_period=PERIODS, dormancy=DORMANCIES)
+silent = swept(step_size=STEPS, rejection=REJECTIONS, maturity_threshold=THRESHOLDS)
+spared = swept(step_size={**STEPS, "scr": [3e-4, 1e-3, 3e-3, 1e-2]},
+               weight_decay={p: [0.0, v[1]] for p, v in DECAYS.items()},
+               noise={"scr": [0.1, 0.3, 1.0], "permuted_digits": [0.01, 0.1, 0.3]})
+adams = swept(step_size=ADAM)
+proper = swept(step_size=ADAM, beta_1=[0.99], beta_2=[0.99])
+
 
 class Remedy(NamedTuple):
     """A learner, its sweep, and how to look inside it."""
@@ -45,25 +58,10 @@ class Remedy(NamedTuple):
     probe: Callable = diagnostics.probe
 
 
-def with_steps(**more) -> Callable:
-    """Give the sweep of the step size with the values of other settings."""
-    return lambda problem: {"step_size": STEPS[problem], **more}
-
-
-def with_decays(problem: str) -> dict:
-    """Give the sweep of the step size and of the weight decay."""
-    return {"step_size": STEPS[problem], "weight_decay": DECAYS[problem]}
-
-
-def with_larger_steps(**more) -> Callable:
-    """Give the same with more step sizes."""
-    return lambda problem: {"step_size": LARGER[problem], **more}
-
-
 def of_kind(kind: str, **more) -> Remedy:
     """Give a remedy that changes the hidden layers."""
     return Remedy(lambda sizes, loss: backprop_with(kind, sizes, loss=loss),
-                  with_larger_steps(**more), lambda: layers.probe(kind))
+                  swept(step_size=LARGER, **more), lambda: layers.probe(kind))
 
 
 def descent(optimiser, sweep: Callable) -> Remedy:
@@ -76,45 +74,10 @@ def replacing(criterion: str, sweep: Callable) -> Remedy:
     return Remedy(lambda sizes, loss: resetting(sizes, criterion, loss=loss), sweep)
 
 
-def dormant(problem: str) -> dict:
-    """Give the sweep of ReDo."""
-    return {"step_size": STEPS[problem], "reset_period": PERIODS[problem],
-            "dormancy": DORMANCIES[problem]}
-
-
-def silent(problem: str) -> dict:
-    """Give the sweep of self-normalised resets."""
-    return {"step_size": STEPS[problem], "rejection": REJECTIONS[problem],
-            "maturity_threshold": THRESHOLDS[problem]}
-
-
-def spared(problem: str) -> dict:
-    """Give the sweep of UPGD."""
-    steps, noises = {"scr": ([3e-4, 1e-3, 3e-3, 1e-2], [0.1, 0.3, 1.0]),
-                     "permuted_digits": (STEPS["permuted_digits"], [0.01, 0.1, 0.3])}[problem]
-    return {"step_size": steps, "weight_decay": [0.0, DECAYS[problem][1]], "noise": noises}
-
-
-def stirred(problem: str) -> dict:
-    """Give the sweep of shrink and perturb."""
-    return {"step_size": STEPS[problem], "weight_decay": DECAYS[problem][1:-1],
-            "noise": NOISES[problem]}
-
-
-def adams(problem: str) -> dict:
-    """Give the sweep of Adam's step size."""
-    return {"step_size": ADAM[problem]}
-
-
-def proper(problem: str) -> dict:
-    """Give the same, with the two memories of one length."""
-    return {"step_size": ADAM[problem], "beta_1": [0.99], "beta_2": [0.99]}
-
-
 REMEDIES = {
-    "bp": Remedy(lambda sizes, loss: backprop(sizes, loss=loss), with_larger_steps()),
+    "bp": Remedy(lambda sizes, loss: backprop(sizes, loss=loss), swept(step_size=LARGER)),
     "cbp": Remedy(lambda sizes, loss: continual_backprop(sizes, loss=loss),
-                  with_steps(replacement_rate=[1e-5, 1e-4, 1e-3])),
+                  swept(step_size=STEPS, replacement_rate=[1e-5, 1e-4, 1e-3])),
     "l2": descent(l2(), with_decays),
     "shrink_perturb": Remedy(
         lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2(), after=(with_noise,)),
@@ -134,7 +97,7 @@ REMEDIES = {
                    spared),
     "crelu": of_kind("crelu"),
     "clipping": Remedy(lambda sizes, loss: backprop(sizes, loss=loss, after=(weight_clipping(),)),
-                       with_steps(clip=[1.0, 2.0, 3.0, 5.0])),
+                       swept(step_size=STEPS, clip=[1.0, 2.0, 3.0, 5.0])),
 }
 
 
@@ -151,12 +114,12 @@ def descending(optimiser, sweep: Callable) -> Remedy:
 
 def of_image_kind(kind: str, **more) -> Remedy:
     """Give one that changes the hidden layers."""
-    return of_images(lambda layout: conv_backprop_with(kind, layout), with_larger_steps(**more), kind)
+    return of_images(lambda layout: conv_backprop_with(kind, layout), swept(step_size=LARGER, **more), kind)
 
 
 IMAGE_REMEDIES = {
-    "bp": descending(momentum, with_steps()),
-    "cbp": of_images(conv_continual_backprop, with_steps(replacement_rate=[1e-4, 3e-4, 1e-3])),
+    "bp": descending(momentum, swept(step_size=STEPS)),
+    "cbp": of_images(conv_continual_backprop, swept(step_size=STEPS, replacement_rate=[1e-4, 3e-4, 1e-3])),
     "l2": descending(l2(momentum), with_decays),
     "shrink_perturb": of_images(
         lambda layout: conv_backprop(layout, l2(momentum), (with_noise,)), stirred),
@@ -164,7 +127,7 @@ IMAGE_REMEDIES = {
     "layer_norm": of_image_kind("layer_norm"),
     "adam": descending(adam, adams),
     "adam_proper": descending(adam, proper),
-    "heads_kept": Remedy(lambda layout, loss: conv_backprop(layout), with_steps(),
+    "heads_kept": Remedy(lambda layout, loss: conv_backprop(layout), swept(step_size=STEPS),
                          held_back_probe),
     "l2_init": descending(l2_init(momentum), with_decays),
     "redo": of_images(lambda layout: conv_resetting(layout, "redo"), dormant),
@@ -173,5 +136,5 @@ IMAGE_REMEDIES = {
                       lambda problem: {"step_size": [0.03, 0.1, 0.3], "noise": [1e-3, 1e-2, 1e-1]}),
     "crelu": of_image_kind("crelu"),
     "clipping": of_images(lambda layout: conv_backprop(layout, momentum, (weight_clipping(),)),
-                          with_steps(clip=[1.0, 2.0, 4.0])),
+                          swept(step_size=STEPS, clip=[1.0, 2.0, 4.0])),
 }

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import recording
-from recording import best, warn_of_an_edge
+from recording import best, swept, warn_of_an_edge
 
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
@@ -109,47 +109,19 @@ RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 
 # Narrower where weights decay or are moved by noise, as plain backprop's best is in the middle (and
 # on MNIST, where drawing the noise costs most of the time, that best alone).
 STIRRED = {**SGD, "permuted_digits": [0.01, 0.02, 0.03, 0.05], "permuted_mnist": [0.003, 0.01]}
-
-
-def sgd_steps(problem: str) -> dict:
-    """Sweep of the step size alone."""
-    return {"step_size": SGD[problem]}
-
-
-def adam_steps(problem: str) -> dict:
-    """Sweep of Adam's step size alone."""
-    return {"step_size": ADAM[problem]}
-
-
-def learned(problem: str) -> dict:
-    """Sweep of the first step size and of mu, where step sizes are learned."""
-    if PROBLEMS[problem].loss is squared_error:
-        return {"step_size": [0.001, 0.003, 0.01, 0.03], "meta_step_size": [0.01, 0.03]}
-    return {"step_size": [0.01, 0.03], "meta_step_size": [0.01]}
-
-
-def learned_continual(problem: str) -> dict:
-    """Sweep of the first step size and of the replacement rate, where step sizes are learned."""
-    if PROBLEMS[problem].loss is squared_error:
-        return {"step_size": [0.003, 0.01, 0.03], "meta_step_size": [0.03],
-                "replacement_rate": [1e-5, 1e-4, 1e-3]}
-    return learned(problem) | {"replacement_rate": [3e-5, 1e-4]}
-
-
-def centred_steps(problem: str) -> dict:
-    """Sweep of continual backprop around the mean: its larger step sizes, a rate less."""
-    return {"step_size": SGD[problem][1:], "replacement_rate": RATES[problem][:3],
-            "utility_decay": decays(problem)}
-
-
-def decays(problem: str) -> list[float]:
-    """Give the published memory of the utility, and a longer one but on permuted images."""
-    return [0.99] if problem.startswith("permuted") else [0.99, 0.9999]
-
-
-def rates(problem: str) -> dict:
-    """Sweep of the replacement rate and of the utility's memory."""
-    return {"replacement_rate": RATES[problem], "utility_decay": decays(problem)}
+REGRESSION = ("scr", "recurring")
+# The published memory of the utility, and a longer one but on permuted images.
+DECAYS = {p: [0.99] if p.startswith("permuted") else [0.99, 0.9999] for p in PROBLEMS}
+learned = swept(  # first step size and mu, where step sizes are learned
+    step_size={p: [0.001, 0.003, 0.01, 0.03] if p in REGRESSION else [0.01, 0.03] for p in PROBLEMS},
+    meta_step_size={p: [0.01, 0.03] if p in REGRESSION else [0.01] for p in PROBLEMS})
+learned_continual = swept(
+    step_size={p: [0.003, 0.01, 0.03] if p in REGRESSION else [0.01, 0.03] for p in PROBLEMS},
+    meta_step_size={p: [0.03] if p in REGRESSION else [0.01] for p in PROBLEMS},
+    replacement_rate={p: [1e-5, 1e-4, 1e-3] if p in REGRESSION else [3e-5, 1e-4] for p in PROBLEMS})
+centred_steps = swept(  # continual backprop around the mean: its larger step sizes, a rate less
+    step_size={p: v[1:] for p, v in SGD.items()},
+    replacement_rate={p: v[:3] for p, v in RATES.items()}, utility_decay=DECAYS)
 
 
 @lru_cache
@@ -179,16 +151,16 @@ ABLATIONS = {
 
 # learner: (make(sizes, loss) -> Learner, sweep(problem) -> values)
 LEARNERS = {
-    "bp": (lambda sizes, loss: backprop(sizes, loss=loss), sgd_steps),
-    "adam": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=adam), adam_steps),
+    "bp": (lambda sizes, loss: backprop(sizes, loss=loss), swept(step_size=SGD)),
+    "adam": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=adam), swept(step_size=ADAM)),
     "l2": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2()),
-           lambda p: {"step_size": STIRRED[p], "weight_decay": [1e-4, 1e-3, 3e-3, 1e-2]}),
+           swept(step_size=STIRRED, weight_decay=[1e-4, 1e-3, 3e-3, 1e-2])),
     "shrink_perturb": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2(),
                                                          after=(with_noise,)),
                        lambda p: {"step_size": [0.01] if p == "permuted_mnist" else STIRRED[p][1:],
                                   "weight_decay": [1e-3, 3e-3], "noise": [3e-4, 1e-3, 3e-3]}),
     "cbp": (lambda sizes, loss: continual_backprop(sizes, loss=loss),
-            lambda p: sgd_steps(p) | rates(p)),
+            swept(step_size=SGD, replacement_rate=RATES, utility_decay=DECAYS)),
     "bp_autostep": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
                     learned),
     "cbp_autostep": (
@@ -203,7 +175,7 @@ LEARNERS = {
         learned_continual),
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
                  lambda p: {"step_size": ADAM[p][1:], "replacement_rate": [1e-5, 1e-4, 1e-3],
-                            "utility_decay": decays(p)}),
+                            "utility_decay": DECAYS[p]}),
     **{name: (dynamic_of, lambda p, values=values: values) for name, values in ABLATIONS.items()},
     "dynamic_two_levels": (lambda sizes, loss: dynamic_of(sizes, loss, 2),
                            lambda p: {"step_size": [0.02]}),

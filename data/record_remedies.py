@@ -5,9 +5,9 @@
 A part is problem/units/learner, with units in each hidden layer (of a convolutional network, in all);
 `--list` names all parts. Each part runs every setting of the learner's sweep with a few seeds, which
 choose, then the best one with others, which report. Rows go to data/results/remedies.csv: problem,
-units, learner, setting, seed, task, metric, value, use. Task 0 is the whole life and, with metrics that end in _end, its last
-fifth; tasks 1 to 10 are its tenths, of the best setting. What made them is noted in remedies.json.
-It goes on after an interruption from its checkpoints under build/record/remedies/.
+units, learner, setting, seed, task, metric, value, use. Task 0 is the whole life and, with metrics that
+end in _end, its last fifth; tasks 1 to 10 are its tenths, of the best setting. What made them is noted
+in remedies.json. It goes on after an interruption from its checkpoints under build/record/remedies/.
 """
 
 from collections.abc import Callable

@@ -133,8 +133,9 @@ def tidy(frame: pd.DataFrame, env: str, setting: str, metrics: list[str]) -> pd.
 def record_cart_pole() -> Iterator[pd.DataFrame]:
     """Let PPO solve CartPole in torch (gymnasium's, number for number)."""
     agent, routine = ppo(4, categorical(2), (64, 64), "tanh"), RolloutConfig(8, 128, 10, 16)
-    frame = train_ppo.train_ppo(torch_rollouts(cart_pole), agent, {"ppo": Condition({"step_size": 1e-3})}, FEW, 200, 10,
-                         config=routine, folder=CHECKPOINTS, name="cart_pole")
+    frame = train_ppo.train_ppo(
+        torch_rollouts(cart_pole), agent, {"ppo": Condition({"step_size": 1e-3})}, FEW, 200, 10,
+        config=routine, folder=CHECKPOINTS, name="cart_pole")
     yield tidy(frame, "CartPole-v1", "step_size=0.001", ["return"])
 
 

@@ -71,11 +71,6 @@ class Part(NamedTuple):
     seeds: int = 30  # those that choose and those that report
 
 
-def q(inputs, actions, reals):
-    """Make the Q learner of the small worlds."""
-    return stream_q(inputs, actions)
-
-
 def afresh(make: Callable) -> Callable:
     """Let the agents of a maker begin anew at each change: then nothing can have been lost."""
 
@@ -101,16 +96,9 @@ def afresh(make: Callable) -> Callable:
     return forgetful
 
 
-def dynamic(inputs, actions, reals):
-    """Make the dynamic network that learns Q."""
-    return dynamic_q(inputs, actions)
-
-
-def ac(inputs, actions, reals):
-    """Make the actor-critic of the small worlds."""
-    return stream_ac(inputs, actions, reals=reals)
-
-
+# Makers for the small environments: of observations, actions, real numbers an action has.
+q, dynamic, ac = (lambda n, a, r: stream_q(n, a), lambda n, a, r: dynamic_q(n, a),
+                  lambda n, a, r: stream_ac(n, a, reals=r))
 _Q, _AC = variants("Q", cut={"cut": 0.0}), variants("AC")
 _HORIZONS = [2_000.0, 5_000.0, 10_000.0]
 _DYNAMIC = {"dynamic Q": {}, "dynamic Q, no forgetting": {"forgetting": 0.0},

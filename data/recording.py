@@ -51,6 +51,12 @@ def named(frame: pd.DataFrame, names: Iterable[str]) -> list[str]:
             for row in frame[list(names)].itertuples(index=False)]
 
 
+def swept(**values) -> Callable:
+    """Give the function of a problem's name that gives its sweep: lists, or a dict of them by name."""
+    return lambda problem: {name: of[problem] if isinstance(of, dict) else of
+                            for name, of in values.items()}
+
+
 def values_of(setting: str) -> dict[str, list[float]]:
     """Give the sweep that holds one setting alone."""
     return {name: [float(value)] for name, value in (pair.split("=") for pair in setting.split())}

@@ -124,7 +124,7 @@ table.round(3)
 
 # %%
 whole = compare.window_mean(results, "squared_error", by, 0, 1)
-best_linear = whole["linear"].groupby("step_size").mean().idxmin()
+best_linear = compare.means(whole["linear"]).idxmin()
 print(f"best step size of the linear learner: {best_linear}")
 
 # %% [markdown]

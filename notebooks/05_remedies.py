@@ -203,7 +203,7 @@ def compared(problem, size):
                     sign * d for d in compare.paired(values[who], values["cbp"]))
                 row |= {f"advantage, {stretch}": middle, f"low, {stretch}": low,
                         f"high, {stretch}": high}
-        sweep = sweeps[sweeps.learner == who].groupby("setting").value.mean()
+        sweep = compare.means(sweeps[sweeps.learner == who].set_index(["setting", "seed"]).value)
         row |= {"typical, whole life": sweep.median(), "settings": len(sweep),
                 "runs": len(values[who])}
         rows[names[who]] = row

@@ -251,7 +251,7 @@ mnist.round(3)
 
 # %%
 late = compare.window_mean(record, "accuracy", ["replacement_rate", "step_size"], 1 - ten, 1)
-means = late.groupby(["replacement_rate", "step_size"]).mean()
+means = compare.means(late)
 best_bp = means[0.0].idxmax()
 best_cbp = means[means.index.get_level_values(0) > 0].idxmax()
 difference, low, high = compare.paired(late[best_cbp], late[0.0, best_bp])

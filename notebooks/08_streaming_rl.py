@@ -124,7 +124,7 @@ provenance.save_table(results, out, "cart_pole")
 
 # %%
 late = compare.window_mean(results, "return", ["learner", "step_size"], 0.8, 1, "episodes")
-means = late.groupby(["learner", "step_size"]).mean()
+means = compare.means(late)
 best = {name: means[name].idxmax() for name in variants}
 end = pd.concat({name: late[name, size] for name, size in best.items()}, names=["learner"])
 table = compare.table(end, "return, last fifth")
@@ -209,7 +209,7 @@ prediction = compare.table(errors, "relative error, last tenth").reset_index()
 prediction.assign(step_size=prediction.step_size.map("{:g}".format)).round(3)
 
 # %%
-typical = errors.groupby(["learner", "step_size"]).mean()
+typical = compare.means(errors)
 ours, theirs = errors["stream TD", 1.0], errors["classic TD", typical["classic TD"].idxmin()]
 difference, low, high = compare.paired(ours, theirs)
 claims.record(out, "stream-td-barrier", high, profile)

@@ -145,7 +145,7 @@ def sweep(stream, steps, values, folder):
 def best(frame):
     """Error over the last third at each rule's best value: Series by learner and seed."""
     end = compare.window_mean(frame, "squared_error", ["learner", "value"], 2 / 3, 1)
-    means = end.groupby(["learner", "value"]).mean()
+    means = compare.means(end)
     chosen = {name: means[name].idxmin() for name in means.index.unique("learner")}
     return pd.concat({name: end[name, value] for name, value in chosen.items()},
                      names=["learner"]), chosen, means

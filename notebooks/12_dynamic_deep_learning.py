@@ -230,7 +230,7 @@ for (problem, metric), what in goals.items():
         for rival, its in part[~part.learner.str.startswith("dynamic")].groupby("learner"):
             by = its.groupby("setting").value
             enough = by.count() >= min(10, len(ours))  # settings that ran with all the seeds
-            means = by.mean()[enough]
+            means = compare.means(its.set_index(["setting", "seed"]).value)[enough]
             best = means.idxmax() if metric.startswith("online") else means.idxmin()
             theirs = its[its.setting == best].set_index("seed").value
             d = compare.paired(ours, theirs)

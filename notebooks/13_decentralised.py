@@ -165,7 +165,7 @@ rival = results.learner == "continual backprop"
 results.loc[rival & (results.replacement_rate == 0), "learner"] = "backprop"
 late = compare.window_mean(results[rival], "squared_error",
                        ["learner", "step_size", "replacement_rate"], 0.5, 1)
-best = late.groupby(["learner", "step_size", "replacement_rate"]).mean()
+best = compare.means(late)
 best = [best[name].idxmin() for name in ("backprop", "continual backprop")]
 chosen = results[~rival | pd.Series(
     list(zip(results.step_size, results.replacement_rate)), results.index).isin(best)].copy()
@@ -241,7 +241,7 @@ record = pd.read_csv("../data/results/decentralised.csv")
 record = record[record.problem == "scr"]
 values = record[record.metric == "squared_error_last_half"].set_index(
     ["learner", "setting", "seed"]).value.sort_index()
-winners = values.groupby(["learner", "setting"]).mean().groupby("learner").idxmin()
+winners = compare.means(values).groupby("learner").idxmin()
 series = pd.concat({name: values.loc[winner] for name, winner in winners.items()}, names=["learner"])
 names = [*LEVELS, "all but be listened to", "all wires, + be listened to", "all wires, + step sizes",
          "backprop", "continual backprop"]

@@ -134,7 +134,7 @@ results = named(ensemble.run(stream, learners, seeds, cycles * contexts * visit,
 by = ["who", "size"]
 means = compare.remembered(results, "squared_error", by, contexts, visit)
 provenance.save_table(means.reset_index(), out, "contexts")
-table = means.groupby(by, sort=False).mean()
+table = pd.DataFrame({name: compare.means(means[name]) for name in means})
 best = table.loc[table.visit.groupby("who", sort=False).idxmin()]
 
 some = results.set_index(by).loc[best.index].reset_index()

@@ -71,6 +71,7 @@ def test_a_run_that_diverged_is_shown_as_missing(frame, lost):
 def test_a_setting_with_a_missing_run_is_never_the_best():
     index = pd.MultiIndex.from_product([["a", "b", "c"], [0, 1]], names=["setting", "seed"])
     series = pd.Series([3.0, 5.0, 3.5, 3.5, np.nan, 1.0], index)
+    assert compare.means(series).idxmin() == "b" and np.isnan(compare.means(series)["c"])
     assert compare.ranked(series) == ["b", "a", "c"]
     assert compare.ranked(series, larger=True) == ["a", "b", "c"]
 

@@ -141,6 +141,12 @@ def table(series: pd.Series, name: str = "mean") -> pd.DataFrame:
     return result
 
 
+def means(series: pd.Series) -> pd.Series:
+    """Mean over seeds for each setting; NaN, so never the least or largest, where a run is missing."""
+    by = [level for level in series.index.names if level != "seed"]
+    return run_means(series.rename("value").reset_index(), "value", by)
+
+
 def ranked(series: pd.Series, larger: bool = False) -> list:
     """Order settings by their mean over seeds, best first; those with a missing run come last.
 
@@ -152,6 +158,4 @@ def ranked(series: pd.Series, larger: bool = False) -> list:
     larger : bool
         Whether a larger value is better.
     """
-    by = [level for level in series.index.names if level != "seed"]
-    means = run_means(series.rename("value").reset_index(), "value", by)
-    return list(means.sort_values(ascending=not larger, kind="stable").index)
+    return list(means(series).sort_values(ascending=not larger, kind="stable").index)

@@ -144,7 +144,7 @@ def probe(net: str = "critic") -> Callable:
     def look(agent, hyper, X):
         params = agent[net]["params"]
         activities = vmap(lambda x: tuple(stream_x.apply(params, x, hyper["layer_norm"])[1]))(X)
-        found = diagnostics.look(params, activities)
+        found = diagnostics.measure(params, activities)
         return {f"{net}_{name}": value for name, value in found.items()}
 
     return look
