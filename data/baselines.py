@@ -6,10 +6,9 @@ from typing import NamedTuple
 from record_image_classes import problem as class_pairs
 from recording import swept
 
-from dyndl_lite.algorithms import layers
 from dyndl_lite.algorithms.backprop import backprop, conv_backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop, conv_continual_backprop
-from dyndl_lite.algorithms.layers import backprop_with, conv_backprop_with, held_back_probe
+from dyndl_lite.algorithms.layers import backprop_with, conv_backprop_with
 from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, momentum, upgd
 from dyndl_lite.algorithms.regularisers import weight_clipping, with_noise
 from dyndl_lite.algorithms.resets import conv_resetting, resetting
@@ -61,7 +60,7 @@ class Remedy(NamedTuple):
 def of_kind(kind: str, **more) -> Remedy:
     """Give a remedy that changes the hidden layers."""
     return Remedy(lambda sizes, loss: backprop_with(kind, sizes, loss=loss),
-                  swept(step_size=LARGER, **more), lambda: layers.probe(kind))
+                  swept(step_size=LARGER, **more), lambda: diagnostics.probe(kind=kind))
 
 
 def descent(optimiser, sweep: Callable) -> Remedy:
@@ -104,7 +103,7 @@ REMEDIES = {
 def of_images(make: Callable, sweep: Callable, kind: str = "plain") -> Remedy:
     """Give a remedy for pairs of classes, where all learners but one get new heads (notebook 03)."""
     return Remedy(lambda layout, loss: renewed(make(layout), "heads", class_pairs().begins),
-                  sweep, lambda: held_back_probe(kind))
+                  sweep, lambda: diagnostics.held_back_probe(kind))
 
 
 def descending(optimiser, sweep: Callable) -> Remedy:
@@ -128,7 +127,7 @@ IMAGE_REMEDIES = {
     "adam": descending(adam, adams),
     "adam_proper": descending(adam, proper),
     "heads_kept": Remedy(lambda layout, loss: conv_backprop(layout), swept(step_size=STEPS),
-                         held_back_probe),
+                         diagnostics.held_back_probe),
     "l2_init": descending(l2_init(momentum), with_decays),
     "redo": of_images(lambda layout: conv_resetting(layout, "redo"), dormant),
     "self_normalised": of_images(lambda layout: conv_resetting(layout, "self_normalised"), silent),

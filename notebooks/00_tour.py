@@ -29,7 +29,6 @@ seed = 0  # first seed
 # %%
 from pathlib import Path
 
-from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms import continual_backprop
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop as cbp

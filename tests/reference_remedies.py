@@ -1,6 +1,5 @@
 """The remedies once more, slowly: numpy in float64 and plain loops, as their papers write them."""
 
-import math
 
 import numpy as np
 import reference

@@ -9,7 +9,7 @@ from test_learners import assert_same_network, double, examples, follow, live, o
 from torch import nn
 
 from dyndl_lite.algorithms.backprop import backprop
-from dyndl_lite.algorithms.layers import backprop_with, forward, KINDS, probe
+from dyndl_lite.algorithms.layers import backprop_with, forward, KINDS
 from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.experiment import diagnostics, ensemble
 from dyndl_lite.learning import cross_entropy
@@ -108,7 +108,7 @@ def test_the_probe_sees_what_the_net_does(kind):
     X, Y = examples(200, 6, 2)
     learner = backprop_with(kind, SIZES)
     net, _ = live(learner, X, Y)
-    found = probe(kind)(net, torch.tensor(X))
+    found = diagnostics.probe(kind=kind)(net, torch.tensor(X))
     H = [torch.stack(hs) for hs in zip(*[[h for _, _, h in forward(
         net["params"], x, "relu", KINDS[kind], net["layers"]["layers"])[1]] for x in torch.tensor(X)])]
     assert [h.shape[1] for h in H] == [n * KINDS[kind].multiplicity for n in SIZES[1:-1]]
@@ -141,7 +141,7 @@ def test_kinds_run_as_an_ensemble_and_alone_the_same(kind):
     learner = backprop_with(kind, (20, 4, 1))
     stream = SlowlyChangingRegression()
     together = ensemble.run(stream, {"it": (learner, {"step_size": [0.01, 0.001]})}, [0, 5], 300,
-                            100, probe=probe(kind))
+                            100, probe=diagnostics.probe(kind=kind))
     alone = ensemble.run(stream, {"it": (learner, {"step_size": 0.001})}, [5], 300, 100)
     chosen = together[(together.seed == 5) & (together.step_size == 0.001)]
     np.testing.assert_allclose(chosen.squared_error, alone.squared_error, rtol=1e-4)

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from dyndl_lite.algorithms import layers
 from dyndl_lite.algorithms.backprop import conv_backprop
-from dyndl_lite.algorithms.layers import conv_backprop_with, held_back_probe, IMAGE_KINDS
+from dyndl_lite.algorithms.layers import conv_backprop_with, IMAGE_KINDS
 from dyndl_lite.algorithms.optimisers import l2_init, momentum, upgd
 from dyndl_lite.algorithms.regularisers import weight_clipping
 from dyndl_lite.algorithms.resets import conv_resetting, resetting
 from dyndl_lite.algorithms.task_resets import renewed
-from dyndl_lite.experiment import ensemble
+from dyndl_lite.experiment import diagnostics, ensemble
 from dyndl_lite.learning import cross_entropy
 from dyndl_lite.models import cnn
 from dyndl_lite.models.cnn import initialise, Layout
@@ -143,7 +143,7 @@ def test_remedies_live_through_pairs_with_new_heads(learner):
     kind = learner.description.split()[1] if "with" in learner.description else "plain"
     frame = ensemble.run(stream, {"one": (renewed(learner, "heads", stream.begins), {})},
                          [0, 1], 3 * stream.task_length, stream.task_length,
-                         probe=held_back_probe(kind))
+                         probe=diagnostics.held_back_probe(kind))
     assert frame.test_accuracy.between(0, 1).all() and (frame.weight_magnitude > 0).all()
     assert frame.dead_units.between(0, 1).all() and frame.effective_rank.notna().all()
 

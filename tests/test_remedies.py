@@ -7,7 +7,6 @@ import reference_remedies
 import torch
 from test_learners import assert_same_network, double, examples, follow, live, SEED
 
-from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop, least_useful
 from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, momentum, noise, upgd

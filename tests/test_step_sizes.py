@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import reference
 import reference_step_sizes as textbooks
 import torch
 from torch.func import hessian

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import named
 from dyndl_lite.algorithms.optimisers import momentum
-from dyndl_lite.experiment import diagnostics
 from dyndl_lite.learning import (
     Intervention,
     LayerState,
@@ -261,40 +260,3 @@ def _named(kind: str, kinds: dict[str, HiddenLayer], deep: bool, what: str,
     if kinds[kind].multiplicity > 1 and any(each.of_units for each in after):
         raise ValueError(f"{kind}: units that pass on two numbers cannot be replaced one by one")
     return kinds[kind]
-
-
-def probe(kind: str, activation: str = "relu") -> Callable:
-    """Give the function of (net, X) that looks inside a net of `backprop_with`."""
-
-    def look(net: dict, X: Tensor) -> dict[str, Tensor]:
-        def activities(x):
-            _, seen = forward(net["params"], x, activation, KINDS[kind], net["layers"]["layers"])
-            return tuple(h for *_, h in seen)
-        return diagnostics.measure(net["params"], vmap(activities)(X))
-
-    return look
-
-
-def held_back_probe(kind: str = "plain") -> Callable:
-    """Give a function of (net, X, Y) for `ensemble.run`: what a net makes of images held back.
-
-    Parameters
-    ----------
-    kind : str
-        Of the net's hidden layers; "plain" is for all that is not of this module.
-
-    Returns
-    -------
-    function of net, X [images, 3, side, side], Y [images]
-        Gives ``test_accuracy`` and what `diagnostics.measure` sees in the units, where what a
-        channel does at an image is its mean over the places.
-    """
-
-    def look(net: dict, X: Tensor, Y: Tensor) -> dict[str, Tensor]:
-        nothing = [{}] * len(net["params"])
-        output, seen = vmap(lambda x: forward(net["params"], x, "relu", IMAGE_KINDS[kind], nothing))(X)
-        units = [h.flatten(2).mean(2) if h.ndim > 2 else h for *_, h in seen]
-        return {"test_accuracy": (output.argmax(-1) == Y).float().mean(),
-                **diagnostics.measure(net["params"], units)}
-
-    return look

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from dyndl_lite.algorithms import layers
 from dyndl_lite.models.mlp import forward, Params
 
 
@@ -107,6 +108,49 @@ def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, T
     return measure(params, vmap(lambda x: tuple(forward(params, x, activation)[1]))(X))
 
 
-def probe(activation: str = "relu") -> Callable:
-    """Give the function of (net, X) that `ensemble.run` calls at the end of every bin."""
-    return lambda net, X: diagnose(net["params"], X, activation)
+def probe(activation: str = "relu", kind: str = "plain") -> Callable:
+    """Give the function of (net, X) that `ensemble.run` calls at the end of every bin.
+
+    Parameters
+    ----------
+    activation : str
+    kind : str
+        Of the net's hidden layers, a name in `layers.KINDS` or "plain".
+    """
+    def look(net: dict, X: Tensor) -> dict[str, Tensor]:
+        if kind == "plain":
+            return diagnose(net["params"], X, activation)
+
+        def activities(x):
+            _, seen = layers.forward(net["params"], x, activation, layers.KINDS[kind],
+                                     net["layers"]["layers"])
+            return tuple(h for *_, h in seen)
+
+        return measure(net["params"], vmap(activities)(X))
+
+    return look
+
+
+def held_back_probe(kind: str = "plain") -> Callable:
+    """Give a function of (net, X, Y) for `ensemble.run`: what a net makes of images held back.
+
+    Parameters
+    ----------
+    kind : str
+        Of the net's hidden layers, a name in `layers.IMAGE_KINDS`.
+
+    Returns
+    -------
+    function of net, X [images, 3, side, side], Y [images]
+        Gives ``test_accuracy`` and what `measure` sees in the units, where what a channel does at an
+        image is its mean over the places.
+    """
+    def look(net: dict, X: Tensor, Y: Tensor) -> dict[str, Tensor]:
+        nothing = [{}] * len(net["params"])
+        output, seen = vmap(lambda x: layers.forward(net["params"], x, "relu",
+                                                     layers.IMAGE_KINDS[kind], nothing))(X)
+        units = [h.flatten(2).mean(2) if h.ndim > 2 else h for *_, h in seen]
+        return {"test_accuracy": (output.argmax(-1) == Y).float().mean(),
+                **measure(net["params"], units)}
+
+    return look
