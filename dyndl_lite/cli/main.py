@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from dyndl_lite.cli import claims, execution, notebooks, sync
