@@ -90,19 +90,20 @@ def interaction(agent: Agent, environment: Environment, changes: Callable = neve
     step : function of (state, hyper, x, y) -> state, report; x and y are not looked at
     """
     check_fit(agent.made_for, environment)
-    four = torch.arange(4)
+
+    def draw(seed, t):  # its counters are made inside the step: what is kept of it holds no tensors
+        return random.uniform(seed, random.START, t, torch.arange(4, device=seed.device))
 
     def start(seed, hyper):
-        place = environment.start(random.uniform(seed, random.START, 0, four.to(seed.device)),
-                                  **changes(seed, torch.zeros_like(seed)))
+        place = environment.start(draw(seed, 0), **changes(seed, torch.zeros_like(seed)))
         return {"environment": place, **begin(agent, hyper, seed, environment.observe(place))}
 
     def step(state, hyper, *_):
         seed, t = state["seed"], state["t"]
         action, explored = act(agent, state, hyper)
         after, reward, terminal, truncated = environment.step(state["environment"], action)
-        draw = random.uniform(seed, random.START, t + 1, four.to(seed.device))
-        new = environment.restart(after, terminal | truncated, draw, **changes(seed, t + 1))
+        new = environment.restart(after, terminal | truncated, draw(seed, t + 1),
+                                  **changes(seed, t + 1))
         state, report = learn(agent, state, hyper, action, explored, environment.observe(after),
                               reward, terminal, truncated, environment.observe(new))
         return {"environment": new, **state}, report

@@ -36,7 +36,8 @@ class Navigation(NamedTuple):
     def step(self, state: dict, action: Tensor) -> tuple[dict, Tensor, Tensor, Tensor]:
         """Act once; no end is real, time runs out."""
         place = (state["place"] + STRIDE * action).clamp(0, 1)
-        reward = -torch.sqrt(((place - torch.tensor(GOAL, device=place.device)) ** 2).sum() + 1e-12)
+        away = torch.stack([place[0] - GOAL[0], place[1] - GOAL[1]])
+        reward = -torch.sqrt((away**2).sum() + 1e-12)
         age = state["age"] + 1
         return {**state, "place": place, "age": age}, reward, age < 0, age >= self.limit
 
