@@ -74,6 +74,7 @@ def test_a_setting_with_a_missing_run_is_never_the_best():
     assert compare.means(series).idxmin() == "b" and np.isnan(compare.means(series)["c"])
     assert compare.ranked(series) == ["b", "a", "c"]
     assert compare.ranked(series, larger=True) == ["a", "b", "c"]
+    assert compare.ranked(series.rename_axis(["value", "seed"])) == ["b", "a", "c"]
 
 
 def test_returns_are_means_over_episodes_not_over_bins():

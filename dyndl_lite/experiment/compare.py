@@ -44,10 +44,10 @@ def run_means(frame: pd.DataFrame, metric: str, keys: list[str],
     """Average the rows of each group; NaN where one of them has no finite value."""
     weight = frame[weights] if weights else pd.Series(1.0, frame.index)
     value = frame[metric].where(np.isfinite(frame[metric]), np.inf)  # infinity spoils a sum
-    sums = frame[keys].assign(value=(value * weight).where(weight > 0, 0.0), weight=weight)
-    sums = sums.groupby(keys, sort=False)[["value", "weight"]].sum()
-    means = (sums.value / sums.weight).rename(metric)
-    return means.where(np.isfinite(means)).sort_index()
+    by = [frame[key] for key in keys]  # not by name: a key may be called like a column here
+    total = (value * weight).where(weight > 0, 0.0).groupby(by).sum()
+    means = (total / weight.groupby(by).sum()).rename(metric)
+    return means.where(np.isfinite(means))
 
 
 def remembered(frame: pd.DataFrame, metric: str, by: list[str], cycle: int, visit: int,
@@ -144,7 +144,8 @@ def table(series: pd.Series, name: str = "mean") -> pd.DataFrame:
 def means(series: pd.Series) -> pd.Series:
     """Mean over seeds for each setting; NaN, so never the least or largest, where a run is missing."""
     by = [level for level in series.index.names if level != "seed"]
-    return run_means(series.rename("value").reset_index(), "value", by)
+    name = "mean over seeds"  # no level is called that
+    return run_means(series.rename(name).reset_index(), name, by)
 
 
 def ranked(series: pd.Series, larger: bool = False) -> list:
