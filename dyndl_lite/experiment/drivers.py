@@ -138,7 +138,8 @@ def _compile(function: Callable, options: dict) -> Callable:
 
     torch._dynamo.config.recompile_limit = 256  # the default gives up after 8 learners
     return torch.compile(function, fullgraph=True, dynamic=False,
-                         options={**options, "cpp.cxx": (None, compiler.needed())})
+                         options={**options, "cpp.vec_isa_ok": True,
+                                  "cpp.cxx": (None, compiler.needed())})
 
 
 def _overwriting(step: Callable) -> Callable:
