@@ -6,6 +6,7 @@ is not the one that was written.
 """
 
 import hashlib
+import importlib
 import os
 import shutil
 import tempfile
@@ -160,9 +161,15 @@ def workshop() -> Iterator[Path]:
             (place / "link").symlink_to(theirs.absolute(), target_is_directory=True)
             theirs = place / "link"
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(theirs)
+        usual, tempfile.tempdir = tempfile.tempdir, plain_temporary()
+        if " " in usual:  # torch has looked where headers go when it was imported
+            codecache = importlib.import_module("torch._inductor.codecache")
+            codecache._HEADER_DIR = str(theirs / "precompiled_headers")
+            codecache._HEADER_LOCK_DIR = str(theirs / "precompiled_headers/locks")
         try:
             yield place / "loop"
         finally:
+            tempfile.tempdir = usual
             os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
             if before is not None:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = before

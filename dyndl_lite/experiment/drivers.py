@@ -139,7 +139,8 @@ def _compile(function: Callable, options: dict) -> Callable:
 
     torch._dynamo.config.recompile_limit = 256  # the default gives up after 8 learners
     return torch.compile(function, fullgraph=True, dynamic=False,
-                         options={**options, "cpp.cxx": (None, compiler.needed())})
+                         options={**options, "cpp.vec_isa_ok": True,
+                                  "cpp.cxx": (None, compiler.needed())})
 
 
 def _overwriting(step: Callable) -> Callable:
@@ -147,37 +148,34 @@ def _overwriting(step: Callable) -> Callable:
 
     The compiler fuses the copy into the update, so nothing is allocated; a raised threshold
     lets it compute a new weight twice rather than store it in between (memory is the limit).
-    What the step hands on from another place is taken out before that place is overwritten.
+    A step that hands on old leaves to other places reads a copy, not what is being overwritten.
     """
     ways = {}
 
     def one(nets, hypers, x, y):
         mark = _mark(nets, hypers, x, y)
         if mark not in ways:
-            ways[mark] = _compile(overwrite(_handed_on(step, nets, hypers, x, y)),
-                                  {"realize_reads_threshold": 16})
-        return ways[mark](nets, hypers, x, y)
+            ways[mark] = (_hands_on(step, nets, hypers, x, y),
+                          _compile(write, {"realize_reads_threshold": 16}))
+        hands_on, way = ways[mark]
+        # The copy is made out here, for the compiler would take it for superfluous.
+        return way(nets, laid_out(nets) if hands_on else None, hypers, x, y)
 
-    def overwrite(handed_on):
-        def write(nets, hypers, x, y):
-            new, score = step(nets, hypers, x, y)
-            new = [a.clone() if i in handed_on else a for i, a in enumerate(tree_leaves(new))]
-            for old, value in zip(tree_leaves(nets), new):
-                old.copy_(value)
-            return score
-
-        return write
+    def write(nets, copies, hypers, x, y):
+        new, score = step(nets if copies is None else copies, hypers, x, y)
+        tree_map(lambda old, value: old.copy_(value), nets, new)
+        return score
 
     return one
 
 
-def _handed_on(step: Callable, nets, hypers, x, y) -> set[int]:
-    """Find which leaves of the new nets are, or look at, an old leaf of another place."""
+def _hands_on(step: Callable, nets, hypers, x, y) -> bool:
+    """Tell whether a leaf of the new nets is, or looks at, an old leaf of another place."""
     def memory(tree):
         return [a.untyped_storage().data_ptr() for a in tree_leaves(tree)]
 
     old, new = memory(nets), memory(step(nets, hypers, x, y)[0])
-    return {i for i, at in enumerate(new) if at in old and at != old[i]}
+    return any(at in old and at != old[i] for i, at in enumerate(new))
 
 
 def in_place(step: Callable) -> Callable:
