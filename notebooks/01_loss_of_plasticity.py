@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   dyndl:
+#     checks: [runs >= 1, 1 <= bins <= steps, steps // bins <= activation_steps, len(step_sizes) >= 1]
 #     profiles:
 #       smoke: {steps: 2000, activation_steps: 2000, runs: 3, bins: 10}
 #       paper: {steps: 1000000, activation_steps: 1000000, runs: 100, bins: 50}

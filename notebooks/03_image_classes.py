@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   dyndl:
+#     checks: ["images in ('fractals', 'imagenet', 'cifar')", middle_step_size in step_sizes, len(channels) == len(kernels), runs >= 1, tasks >= 1, 2 * train % minibatch == 0, grown >= 1]
 #     profiles:
 #       smoke: {side: 12, channels: [4, 4], kernels: [3, 2], hidden: [8], train: 20, held_back: 10, minibatch: 10, epochs: 2, tasks: 4, runs: 2, step_sizes: [0.03, 0.1], many_minibatch: 10, start_classes: 3, start_train: 20, start_minibatch: 10, start_runs: 2, start_epochs: 2, added_side: 8, added_channels: [4], added_train: 6, added_held_back: 4, added_minibatch: 6, grown: 2, new_classes: 2, grown_epochs: 2, maturity: 2, added_rate: 0.2, added_runs: 2}
 #       paper: {side: 32, channels: [32, 64, 128], kernels: [5, 3, 3], hidden: [128, 128], train: 600, held_back: 100, minibatch: 100, epochs: 250, tasks: 2000, runs: 30, step_sizes: [0.01, 0.001, 0.0001], middle_step_size: 0.01, replacement_rate: 3.0e-4, linear_step_size: 0.001, many_minibatch: 100, start_classes: 10, start_train: 600, start_minibatch: 100, start_step_size: 0.01, start_runs: 30, start_epochs: 200, added_channels: [64, 128, 256, 512], blocks: 2, added_train: 500, added_held_back: 100, added_minibatch: 100, augmented: true, new_classes: 5, grown: 20, grown_epochs: 200, added_rate: 1.0e-5, maturity: 1000, added_runs: 30}

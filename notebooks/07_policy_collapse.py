@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   dyndl:
+#     checks: [runs >= 1, tasks >= 1, iterations >= 3]
 #     profiles:
 #       smoke: {runs: 2, tasks: 2}
 #       paper: {runs: 30, tasks: 200}

@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   dyndl:
+#     checks: [runs >= 1, steps >= 10, prediction_steps >= 10, len(step_sizes) >= 1]
 #     profiles:
 #       smoke: {steps: 600, prediction_steps: 300, runs: 2, step_sizes: [1.0e-3, 1.0e-4]}
 #       paper: {steps: 500000, prediction_steps: 200000, runs: 30}

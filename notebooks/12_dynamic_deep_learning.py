@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   dyndl:
+#     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, film_steps >= 1]
 #     profiles:
 #       smoke: {steps: 2000, runs: 3, bins: 10, film_steps: 1200}
 #       paper: {steps: 1000000, runs: 100, bins: 100}

@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   dyndl:
+#     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, 1 <= wires <= 20]
 #     profiles:
 #       smoke: {steps: 2000, runs: 3, bins: 10}
 #       paper: {steps: 1000000, runs: 100, bins: 100}

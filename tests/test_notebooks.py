@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 
@@ -33,7 +34,7 @@ def test_pair_holds_the_same_cells(source):
 
 @every_notebook
 def test_pair_has_outputs_and_does_not_tell_of_the_machine(source):
-    text = source.with_suffix(".ipynb").read_text()
+    text = source.with_suffix(".ipynb").read_text(encoding="utf-8")
     paths = re.findall(r"/(?:home|Users|root|tmp|work)/[\w./-]+", text)
     assert not paths, f"absolute paths in the pair: {paths[:3]}"
     content = nbformat.reads(text, as_version=4)
@@ -51,6 +52,53 @@ def test_profiles_fit_the_parameters(source):
         assert parameter.help, f"{parameter.name} has no comment"
     assert notebook.parameters["out"].default == f"../build/{source.stem}"
     assert notebook.parameters["profile"].default == notebooks.DEFAULT_PROFILE
+
+
+NUMBER = r"-?\d[\d .]*(?:e-?\d+)?"
+
+
+def named_values(notebook, text):
+    """The values that a text tells the reader to give a notebook's parameters, by name."""
+    found = re.findall(r"`(\w+) = ([^`]+)`", text)
+    found += [(name, number.replace(" ", "").rstrip("."))
+              for name, number in re.findall(rf"[Ss]et `(\w+)` to ({NUMBER})", text)]
+    for name, parameter in notebook.parameters.items():
+        if re.search(rf"[Dd]ouble `{name}`", text):
+            found.append((name, repr(2 * parameter.default)))
+        for words in re.findall(rf"[Pp]ut ((?:`\w+`[, and]*)+) into `{name}`", text):
+            found.append((name, repr(parameter.default + re.findall(r"`(\w+)`", words))))
+    return [(name, value) for name, value in found if name in notebook.parameters]
+
+
+@every_notebook
+def test_every_value_that_the_text_names_is_one_that_the_parameters_take(source):
+    notebook = notebooks.read(source)
+    text = " ".join(cell.source.replace("\n", " ") for cell in jupytext.read(source).cells
+                    if cell.cell_type == "markdown")
+    assert notebook.checks, "no checks of how the parameters fit each other"
+    for name, value in named_values(notebook, text):
+        settled = notebooks.settle(notebook, "laptop", {name: value})
+        assert str(settled[name]).replace("'", '"') == value.replace("'", '"').strip('"')
+
+
+def test_the_values_that_exercises_name_are_found():
+    tour, = notebooks.find(FOLDER, ["00"])
+    text = ("**Try it.** Set `steps` to 1 000 000 and `noise` to 5. With `seed = 3` and `runs=2`. "
+            "Double `bins`. Set `depth` to 2")
+    assert named_values(tour, text) == [("seed", "3"), ("steps", "1000000"), ("bins", "60")]
+    remedies, = notebooks.find(FOLDER, ["05"])
+    assert named_values(remedies, "Put `a` and `b` into `live`.") == [
+        ("live", repr([*remedies.parameters["live"].default, "a", "b"]))]
+
+
+def test_the_commands_of_the_readme_are_taken():
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"dyndl (run \d\d[^#\n`]*)", text)
+    assert commands
+    for command in commands:
+        arguments = main.parser().parse_args(main.shielded(command.rstrip(").").split()))
+        for notebook in notebooks.find(FOLDER, arguments.notebooks):
+            notebooks.settle(notebook, arguments.profile, dict(arguments.parameter))
 
 
 @every_notebook

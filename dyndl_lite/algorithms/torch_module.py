@@ -165,13 +165,14 @@ class ContinualBackprop:
             H = torch.cat([activities(by_unit(h, listener, n)) for h in heard]).to(_precise(W))
             w_in = W.flatten(1).abs().sum(1)
             w_out = outgoing_weights(listener.weight, n).abs().sum((0, 2))
-            stats, u_hat, means[link.layer] = update_utility(stats, H, w_in, w_out, self.settings,
+            hyper = {key: torch.tensor(value, dtype=H.dtype) for key, value in self.settings.items()}
+            stats, u_hat, means[link.layer] = update_utility(stats, H, w_in, w_out, hyper,
                                                              self.utility)
             if self.utility == "random":
                 where = torch.arange(n, device=W.device) + 2**20 * index
                 u_hat = random.uniform(torch.tensor(self.seed, device=W.device),
                                        random.RANDOM_UTILITY, self.t, where)
-            stats, chosen[link.layer] = select_unit(stats, u_hat, self.settings)
+            stats, chosen[link.layer] = select_unit(stats, u_hat, hyper)
             self.units[link.layer] = newborn(stats, chosen[link.layer])
         now = torch.stack([now.cpu() for _, now in chosen.values()]).tolist()
         due = [link for link, is_due in zip(self.links, now) if is_due]
