@@ -153,6 +153,16 @@ def test_lines_in_batch_one_per_tenth(elsewhere, capsys):
     assert lines[-1].startswith("learning 100 %")
 
 
+def test_lines_stay_few_when_another_bar_s_monitor_wakes(elsewhere, capsys):
+    elsewhere(batch="1")
+    with progress.progress(100, "compiling first") as shown:
+        if shown.maxinterval <= 3_600:  # as tqdm's monitor does with a bar that is silent for so long
+            shown.miniters = 1
+        for _ in range(100):
+            shown.update(1)
+    assert len(capsys.readouterr().out.splitlines()) == 10
+
+
 def test_bar_in_a_terminal(elsewhere, capsys):
     elsewhere(terminal=True)
     with progress.progress(10, "learning") as shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ class Lines(tqdm):
 
     def __init__(self, total: int, desc: str) -> None:
         super().__init__(total=total, desc=desc, miniters=total / 10, mininterval=0, delay=1e-9,
+                         maxinterval=math.inf,  # else another bar's monitor lets every update print
                          bar_format="{desc} {percentage:.0f} %  {elapsed_s:.0f} s, about "
                                     "{remaining_s:.0f} s left")
 
