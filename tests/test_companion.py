@@ -1,6 +1,7 @@
 """The command `dyndl`, on small notebooks of its own."""
 
 import ast
+import importlib
 import os
 import shutil
 import signal
@@ -421,8 +422,8 @@ def test_bench_prints_a_table_and_writes_json(root, capsys, monkeypatch):
                  "ratio": 5e3}]
 
     fake = SimpleNamespace(everything=everything)
-    monkeypatch.setitem(sys.modules, "dyndl_lite.bench.supervised", fake)
-    monkeypatch.setattr(dyndl_lite, "bench", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "dyndl_lite.bench.report", fake)
+    monkeypatch.setattr(importlib.import_module("dyndl_lite.bench"), "report", fake, raising=False)
     assert main.main(["bench", "--rounds", "2", "--quick"]) == 0
     assert asked == [(2, True)]
     assert "10,000,000.0" in capsys.readouterr().out

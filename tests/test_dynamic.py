@@ -499,10 +499,10 @@ def test_with_a_shadow_weight_it_learns_before_it_is_heard():
 
 def test_the_shadow_fades_as_the_real_weight_grows():
     links = torch.tensor([[0.0, 0.25, 1.0, 3.0, -0.5, 0.0, -0.25, -2.0, 0.5]])
-    shadow = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 0.0]])
-    wants = shadow.wanting(links, shadow)
+    wish = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 0.0]])
+    wants = shadow.wanting(links, wish)
     assert wants.tolist() == [[1.0, 0.75, 0.0, 0.0, 1.0, -1.0, -0.75, 0.0, 0.0]]
-    assert shadow.wanting(links, shadow, 0.5).tolist() == [
+    assert shadow.wanting(links, wish, 0.5).tolist() == [
         [0.5, 0.25, 0.0, 0.0, 0.5, -0.5, -0.25, 0.0, 0.0]]
     assert not shadow.wanting(links, shadow, 0.0).any()
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from dyndl_lite.bench import supervised
+from dyndl_lite.bench import row
 from dyndl_lite.experiment.run import Job
 from dyndl_lite.rl import slippery_ant
 from dyndl_lite.rl.environments import cart_pole
@@ -60,8 +60,8 @@ class PlainStreamQ:
                 nn.init.zeros_(layer.bias)
                 n = layer.in_features
                 zeros = min(int(np.ceil(SPARSITY * n - 1e-4)), n - 1)
-                for row in layer.weight:
-                    row[torch.randperm(n)[:zeros]] = 0
+                for weights in layer.weight:
+                    weights[torch.randperm(n)[:zeros]] = 0
         self.traces = [torch.zeros_like(p) for p in self.layers.parameters()]
         self.env, self.sum, self.t = gymnasium.make("CartPole-v1"), 0.0, 0
         self.observations, self.rewards = Moments(), Moments()
@@ -143,7 +143,7 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
         ours.go(steps), plain.live(plain_steps)  # compile, and warm up
         pairs = [(runs * steps / _seconds(ours.go, steps),
                   plain_steps / _seconds(plain.live, plain_steps)) for _ in range(rounds)]
-        rows.append(supervised.row("CartPole, 2 layers of 32", "stream_q", runs, pairs))
+        rows.append(row("CartPole, 2 layers of 32", "stream_q", runs, pairs))
     torch.set_num_threads(threads)
     return rows
 
@@ -182,7 +182,7 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
         pairs = [(runs * each / _seconds(ours.go, 1),
                   each / _seconds(theirs.learn, each, reset_num_timesteps=False))
                  for _ in range(rounds)]
-        rows.append(supervised.row(f"{env} (theirs: stable-baselines3)", "ppo", runs, pairs))
+        rows.append(row(f"{env} (theirs: stable-baselines3)", "ppo", runs, pairs))
     torch.set_num_threads(threads)
     return rows
 

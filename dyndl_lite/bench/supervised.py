@@ -4,7 +4,6 @@
 The plain loops stand here in full, so that a reader can judge whether they are fair.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from dyndl_lite.algorithms.backprop import backprop, conv_backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop, conv_continual_backprop
+from dyndl_lite.bench import row
 from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
 from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import drivers, ensemble
@@ -210,18 +210,3 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
             rows.append(row(work, learner.description.split()[0], runs, pairs))
     torch.set_num_threads(threads)
     return rows
-
-
-def row(work: str, learner: str, runs: int, pairs: list[tuple[float, float]]) -> dict:
-    """Give the medians of our rates, of theirs, and of their ratios."""
-    return {"work": work, "learner": learner, "runs": runs,
-            "rate": statistics.median(a for a, _ in pairs),
-            "loop_rate": statistics.median(b for _, b in pairs),
-            "ratio": statistics.median(a / b for a, b in pairs)}
-
-
-def everything(rounds: int = 5, quick: bool = False) -> list[dict]:
-    """Time what `measure` does, then streaming agents and PPO (`rl.speed`)."""
-    from dyndl_lite.bench import rl  # it imports gymnasium
-
-    return measure(rounds, quick) + rl.measure(rounds, quick) + rl.measure_ppo(rounds, quick)

@@ -192,7 +192,7 @@ def bench(arguments: argparse.Namespace) -> int:
     """Measure, print and keep the rates."""
     import pandas as pd
 
-    from dyndl_lite.bench import supervised as measured  # it imports torch, which takes seconds
+    from dyndl_lite.bench import report as measured  # it imports torch, which takes seconds
 
     rows = measured.everything(rounds=arguments.rounds, quick=arguments.quick)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:,.1f}".format))
