@@ -504,7 +504,7 @@ def test_the_shadow_fades_as_the_real_weight_grows():
     assert wants.tolist() == [[1.0, 0.75, 0.0, 0.0, 1.0, -1.0, -0.75, 0.0, 0.0]]
     assert shadow.wanting(links, wish, 0.5).tolist() == [
         [0.5, 0.25, 0.0, 0.0, 0.5, -0.5, -0.25, 0.0, 0.0]]
-    assert not shadow.wanting(links, shadow, 0.0).any()
+    assert not shadow.wanting(links, wish, 0.0).any()
 
 
 # The talk's small example: output C hears B with weight -1; the target is 2 above its answer ------
