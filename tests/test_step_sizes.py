@@ -76,7 +76,7 @@ def test_a_linear_unit_agrees_with_the_textbook(rule):
     expected = [textbook.learn(x, y) for x, y in zip(X, Y[:, 0])]
     np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(net["w"], textbook.w, rtol=1e-6)
-    alpha = net["memory"]["per_weight"]["alpha"].numpy()
+    alpha = net["memory"]["alpha"].numpy()
     np.testing.assert_allclose(alpha, textbook.step_sizes(), rtol=1e-6)
     assert (np.abs(np.log(alpha / LINEAR[rule]["step_size"])) > 0.01).all()  # they learned
 
@@ -111,7 +111,8 @@ def assert_same(net, scores, textbook, expected):
     for layer, (W, b) in enumerate(net["params"]):
         np.testing.assert_allclose(W, textbook.W[layer], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(b, textbook.b[layer], rtol=1e-5, atol=1e-7)
-        alpha = net["memory"]["per_weight"]["alpha"][layer][0].numpy()
+        of_weights, of_bias = net["memory"]["per_weight"]["alpha"][layer]
+        alpha = torch.cat([of_weights, of_bias[:, None]], 1).numpy()
         alpha = np.where(alpha > 0, alpha, textbook.hyper["step_size"])  # 0 is a new weight's
         np.testing.assert_allclose(alpha, textbook.step_sizes(layer), rtol=1e-5)
 
@@ -280,7 +281,8 @@ def test_compiled_and_plain_loops_agree():
         results.append(make(ensemble.batched(learner.step))(nets, hypers, X, Y))
     (one, scores), (other, same) = results
     torch.testing.assert_close(scores, same, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(one["memory"]["per_weight"]["alpha"], other["memory"]["per_weight"]["alpha"], rtol=1e-3,
+    torch.testing.assert_close(one["memory"]["per_weight"]["alpha"],
+                               other["memory"]["per_weight"]["alpha"], rtol=1e-3,
                                atol=1e-5)
 
 
