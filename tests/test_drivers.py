@@ -223,17 +223,17 @@ def test_the_compilers_own_line_and_the_space_are_named(monkeypatch):
     assert "\n" not in said
 
 
-def test_a_driver_is_of_the_very_objects_that_it_was_made_from(monkeypatch):
+def test_a_driver_is_of_the_content_that_it_was_made_from(monkeypatch):
     def of(world):
         return lambda net, hypers, x, y: (net, x + world["limit"])
 
     one, other = {"name": "pole", "limit": 1.0}, {"name": "pole", "limit": 3.0}
     given = work("w")
-    made = drivers.reused("eager", of, one)
-    assert drivers.reused("eager", of, one) is made
-    assert_same(drivers.reused("eager", of, other)(*given)[1], given[2] + 3)
+    made = drivers.reused("eager", of(one))
+    assert drivers.reused("eager", of(one)) is made
+    assert_same(drivers.reused("eager", of(other))(*given)[1], given[2] + 3)
     for limit in range(100):
-        drivers.reused("eager", of, {"limit": limit})
+        drivers.reused("eager", of({"limit": limit}))
     assert len(drivers._made) == drivers.MOST_MADE
 
 
