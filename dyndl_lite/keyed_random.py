@@ -4,16 +4,16 @@ A draw is a hash of (seed, counter, counter, ...), so the number that run 7 uses
 123rd example does not depend on how many other runs travel with it, on the chunk length,
 or on whether the run was interrupted: there is no generator whose state could differ.
 The hash is written in 64-bit integer arithmetic that never overflows, so it gives the same
-bits on CPU, on CUDA, inside compiled code, and in numpy (see the tests). Its state is two words:
-with one, a draw would be a window of one cycle of 2^32 numbers, and two large layers would share
-a stretch of it.
+bits on CPU, on CUDA, inside compiled code, and in numpy (see the tests). Its state is two words,
+a place on a cycle of 2^32 numbers and a key: with the place alone, every draw would be a window of
+that one cycle, and two large layers would share a stretch of it.
 """
 
 import torch
 from torch import Tensor
 
 _32_BITS = 0xFFFFFFFF
-_GOLDEN, _SILVER = 0x1E3779B9, 0x165667B1
+_GOLDEN, _SILVER = 0x1E3779B9, 0x2C1B3C6D
 
 # First counter of every draw: what it is for. Two purposes never share random numbers.
 WEIGHTS, REBIRTH, RANDOM_UTILITY, TARGET, SLOW_BITS, FAST_BITS, PIXELS, ORDER = range(1, 9)
@@ -27,9 +27,10 @@ VALUE, SHUFFLE, FRICTION = range(70, 73)
 SHIFTED, MIRRORED = 48, 49
 
 
-def _mix(h: Tensor) -> Tensor:
-    """Scramble 32 bits (xor-shift-multiply; both factors are under 2^31)."""
+def _mix(h: Tensor, key: Tensor | int = 0) -> Tensor:
+    """Scramble 32 bits (xor-shift-multiply; both factors are under 2^31), with a key halfway."""
     h = ((h ^ (h >> 16)) * 0x21F0AAAD) & _32_BITS
+    h = h ^ key
     h = ((h ^ (h >> 15)) * 0x735A2D97) & _32_BITS
     return h ^ (h >> 15)
 
@@ -49,11 +50,12 @@ def bits(seed: Tensor, *counters: Tensor | int) -> Tensor:
     int64 tensor of the broadcast shape, values from 0 to 2^32 - 1
     """
     *before, last = counters
-    a, b = _mix((seed & _32_BITS) ^ 0x5BF03635), _mix((seed & _32_BITS) ^ 0x2C1B3C6D)
+    here, key = (seed & _32_BITS) ^ 0x5BF03635, seed & _32_BITS
     for counter in before:
-        a = _mix((a + (counter + 1) * _GOLDEN) & _32_BITS)
-        b = _mix((b ^ ((counter + 1) * _SILVER)) & _32_BITS)
-    return _mix((_mix((a + (last + 1) * _GOLDEN) & _32_BITS) + b) & _32_BITS)
+        here = _mix((here + (counter + 1) * _GOLDEN) & _32_BITS)
+        key = (key * _SILVER + counter) & _32_BITS
+    # Two products an element and no more: continual backprop draws at every example.
+    return _mix((here + (last + 1) * _GOLDEN) & _32_BITS, _mix(key))
 
 
 def uniform(seed: Tensor, *counters: Tensor | int) -> Tensor:

@@ -13,9 +13,10 @@ WEIGHTS, REBIRTH, RANDOM_UTILITY, TARGET, SLOW_BITS, FAST_BITS, PIXELS, ORDER = 
 
 # Random numbers ---------------------------------------------------------------------------------
 
-def _scramble(h):
+def _scramble(h, key=np.uint64(0)):
     h = h ^ (h >> np.uint64(16))
     h = (h * np.uint64(0x21F0AAAD)) % np.uint64(2**32)
+    h = h ^ key
     h = h ^ (h >> np.uint64(15))
     h = (h * np.uint64(0x735A2D97)) % np.uint64(2**32)
     return h ^ (h >> np.uint64(15))
@@ -23,14 +24,13 @@ def _scramble(h):
 
 def draw_bits(seed, *counters):
     """Hash (seed, counters) to 32 bits, in unsigned 64-bit integers."""
-    a = _scramble(np.uint64(seed % 2**32) ^ np.uint64(0x5BF03635))
-    b = _scramble(np.uint64(seed % 2**32) ^ np.uint64(0x2C1B3C6D))
-    for number, counter in enumerate(counters):
-        step = np.asarray(counter).astype(np.uint64) + np.uint64(1)
-        a = _scramble((a + step * np.uint64(0x1E3779B9)) % np.uint64(2**32))
-        if number < len(counters) - 1:
-            b = _scramble((b ^ (step * np.uint64(0x165667B1))) % np.uint64(2**32))
-    return _scramble((a + b) % np.uint64(2**32))
+    seed = np.uint64(seed % 2**32)
+    place, key = seed ^ np.uint64(0x5BF03635), seed
+    for number, counter in enumerate(np.asarray(c).astype(np.uint64) for c in counters):
+        place = (place + (counter + np.uint64(1)) * np.uint64(0x1E3779B9)) % np.uint64(2**32)
+        if number == len(counters) - 1:
+            return _scramble(place, _scramble(key))
+        place, key = _scramble(place), (key * np.uint64(0x2C1B3C6D) + counter) % np.uint64(2**32)
 
 
 def draw_uniform(seed, *counters):
