@@ -6,44 +6,91 @@ import time
 import torch
 from torch.utils._pytree import tree_leaves
 
-from dyndl_lite.algorithms.continual_backprop import continual_backprop
-from dyndl_lite.algorithms.resets import resetting
-from dyndl_lite.dynamic.network import dynamic
+from dyndl_lite.algorithms.backprop import backprop, conv_backprop
+from dyndl_lite.algorithms.continual_backprop import (
+    AS_IN_NATURE, AS_RELEASED, continual_backprop, conv_continual_backprop)
+from dyndl_lite.algorithms.incremental import residual_continual_backprop
+from dyndl_lite.algorithms.layers import backprop_with, conv_backprop_with, KINDS
+from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, momentum, upgd
+from dyndl_lite.algorithms.regularisers import weight_clipping, with_noise
+from dyndl_lite.algorithms.resets import conv_resetting, resetting
+from dyndl_lite.algorithms.step_sizes import autostep, idbd, linear, per_unit, steady
+from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite.dynamic.decentralised import decentralised
+from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import drivers, ensemble
-from dyndl_lite.learning import adam, backprop, cross_entropy
+from dyndl_lite.learning import cross_entropy
+from dyndl_lite.models import cnn, resnet
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SMALL, DEEP, WIDE = (20, 5, 1), (784, 100, 100, 100, 10), (784, 2000, 2000, 2000, 10)
+LAYOUT, BLOCKS = cnn.Layout(8, 2, (4, 5), (3, 3), (6,)), resnet.Layout(2, (4, 6), 1)
 BUSY = {"replacement_rate": 0.01, "maturity_threshold": 20}
-# name, learner, values: each lives on CUDA and on the CPU.
-LEARNERS = [
-    ("backprop", backprop(SMALL), {}),
-    ("backprop, Adam", backprop(SMALL, optimiser=adam), {}),
-    ("continual backprop", continual_backprop(SMALL), BUSY),
-    ("ReDo", resetting(SMALL, "redo"), {}),
-    ("self-normalised resets", resetting(SMALL, "self_normalised"), {}),
-    ("dynamic", dynamic(20, 20, 1), {}),
-]
+# Every learner of the library that learns from examples. The first are compiled for the card, which
+# takes as long as all others together; those step by step. Agents learn in environments on the CPU.
+COMPILED = {
+    "backprop": (backprop(SMALL), {}),
+    "continual backprop": (continual_backprop(SMALL), BUSY),
+    "dynamic network": (dynamic_network(20, 20, 1), {}),
+}
+LEARNERS = COMPILED | {
+    **{f"backprop, {optimiser.name}": (backprop(SMALL, optimiser=optimiser), {}) for optimiser in
+       (momentum, adam, upgd, l2(), l2_init(), *map(per_unit, (idbd, autostep, steady)))},
+    **{f"backprop, {after.name}": (backprop(SMALL, after=(after,)), {})
+       for after in (weight_clipping(), with_noise)},
+    **{f"backprop with {kind}": (backprop_with(kind, SMALL), {}) for kind in KINDS},
+    **{f"begun anew: {renewal}": (renewed(backprop(SMALL), renewal), {"reset_period": 500})
+       for renewal in ("heads", "all", "shrink and perturb")},
+    "continual backprop, Nature": (continual_backprop(SMALL, **AS_IN_NATURE), BUSY),
+    "continual backprop, released": (continual_backprop(SMALL, optimiser=adam, **AS_RELEASED), BUSY),
+    "continual backprop, any utility": (continual_backprop(SMALL, utility=None),
+                                        BUSY | {"utility": [0, 3, 5]}),
+    "ReDo": (resetting(SMALL, "redo"), {}),
+    "self-normalised resets": (resetting(SMALL, "self_normalised"), {}),
+    "linear, IDBD": (linear(20, idbd), {}),
+    "decentralised": (decentralised(SMALL, 8), {}),
+    "convolutions": (conv_backprop(LAYOUT), {}),
+    "convolutions, continual backprop": (conv_continual_backprop(LAYOUT), BUSY),
+    "convolutions, ReDo": (conv_resetting(LAYOUT, "redo"), {}),
+    "convolutions, layer norm": (conv_backprop_with("layer_norm", LAYOUT), {}),
+    "residual, continual backprop": (residual_continual_backprop(BLOCKS), BUSY),
+}
 # name, learner, sizes, runs, steps: the works of `bench.supervised`.
 WORKS = [
     ("slowly-changing regression", backprop(SMALL), SMALL, 300, 5_000),
     ("slowly-changing regression", continual_backprop(SMALL), SMALL, 300, 5_000),
-    ("slowly-changing regression, 20 units", dynamic(20, 20, 1), SMALL, 100, 2_000),
+    ("slowly-changing regression, 20 units", dynamic_network(20, 20, 1), SMALL, 100, 2_000),
     ("3x100 on 784 inputs", backprop(DEEP, loss=cross_entropy), DEEP, 10, 3_000),
     ("3x2000 on 784 inputs", backprop(WIDE, loss=cross_entropy), WIDE, 1, 500),
     ("3x2000 on 784 inputs", continual_backprop(WIDE, loss=cross_entropy), WIDE, 1, 500),
 ]
-STEPS, EARLY, CHUNK = 2_000, 50, 500
+STEPS, EARLY, CHUNK = 1_000, 50, 500
 # Two devices add up in another order, and a life in which units are reborn is chaotic: early
 # scores are compared one by one, later ones by their mean.
 EARLY_TOLERANCE, MEAN_TOLERANCE = 5e-3, 0.05
+
+
+class Minibatches:
+    """Eight small pictures an example, of two classes: a brighter upper or lower half."""
+
+    def to(self, device):
+        return self
+
+    def examples(self, seeds, t, steps):
+        g = torch.Generator().manual_seed(t)
+        Y = torch.randint(2, (steps, len(seeds), 8), generator=g)
+        X = 0.3 * torch.randn(steps, len(seeds), 8, 3, 8, 8, generator=g)
+        X[..., :4, :] += (2.0 * Y - 1)[..., None, None, None]
+        return X.to(seeds.device), Y.to(seeds.device)
 
 
 def problem(sizes):
     """Give a stream with that many inputs; random pictures do where only speed is asked."""
     if sizes == SMALL:
         return SlowlyChangingRegression(flip_period=500)
+    if sizes == LAYOUT:
+        return Minibatches()
     images = torch.rand(1_000, sizes[0], generator=torch.Generator().manual_seed(0))
     return PermutedImages(images, torch.arange(1_000) % sizes[-1], 1_000, "random images")
 
@@ -90,12 +137,14 @@ def main() -> int:
     print(torch.cuda.get_device_name() if card else
           "no CUDA device. Skipped: learners on CUDA, rates and bandwidth; learners on the CPU only")
     print(f"{'learner':40}{'early difference':>18}{'mean CUDA':>12}{'mean CPU':>12}")
-    for name, learner, values in LEARNERS:
-        there = life(learner, values, "eager", "cpu", 3, STEPS if card else 4)[0]
+    for name, (learner, values) in LEARNERS.items():
+        sizes = SMALL if learner.outputs == 1 else LAYOUT
+        steps = (STEPS if sizes == SMALL else STEPS // 10) if card else 4
+        there = life(learner, values, "eager", "cpu", 3, steps, sizes)[0]
         if not card:
             print(f"{name:40}{'skipped':>18}{'skipped':>12}{there.mean():12.4f}")
             continue
-        here = life(learner, values, "cuda", "cuda", 3, STEPS)[0]
+        here = life(learner, values, "cuda" if name in COMPILED else "eager", "cuda", 3, steps, sizes)[0]
         gap = ((here - there)[:EARLY].abs() / (1 + there[:EARLY].abs())).max()
         means = here.mean(), there.mean()
         good = gap < EARLY_TOLERANCE and abs(means[0] / means[1] - 1) < MEAN_TOLERANCE

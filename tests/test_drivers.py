@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import on_gpu
 import pytest
 import torch
 from torch.utils._pytree import tree_map
@@ -250,3 +251,11 @@ def test_without_a_compiler_the_line_says_how_to_get_one(tmp_path):
     line, notice = out.splitlines()
     assert "none does not run" in line and "pip install ziglang intel-openmp" in line
     assert "uncompiled" in notice and "pip install ziglang" in notice
+
+
+def test_what_runs_on_a_card_is_up_to_date(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert on_gpu.main() == 0
+    said = capsys.readouterr().out
+    assert "Skipped" in said and "nan" not in said
+    assert all(name in said for name in on_gpu.LEARNERS)
