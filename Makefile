@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 # Loops are compiled, forty times faster. Where no C++ compiler is found, pip brings one.
-EXTRAS := test$(shell command -v $(firstword $(CXX)) >/dev/null || echo ,compiler)
+EXTRAS := test$(shell command -v $(firstword $(CXX)) >/dev/null || command -v clang++ >/dev/null || echo ,compiler)
 
 .PHONY: run test clean
 
