@@ -192,9 +192,9 @@ def bench(arguments: argparse.Namespace) -> int:
     """Measure, print and keep the rates."""
     import pandas as pd
 
-    from dyndl_lite.bench import report as measured  # it imports torch, which takes seconds
+    from dyndl_lite.bench import everything
 
-    rows = measured.everything(rounds=arguments.rounds, quick=arguments.quick)
+    rows = everything(rounds=arguments.rounds, quick=arguments.quick)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:,.1f}".format))
     with atomic(arguments.out / "bench.json") as part:
         part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
