@@ -126,10 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
     if threading.current_thread() is threading.main_thread():  # only there can signals be set
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     table = pd.DataFrame(execution.run_all(tasks, arguments.out, arguments.jobs))
-    failed = table["status"] != "ok"
-    print("\n" + table.assign(status=failed.map({True: "FAILED", False: "ok"}))
-          .to_string(index=False) + f"\n\nResults are in {arguments.out}")
-    return int(failed.any())
+    print(f"\n{table.to_string(index=False)}\n\nResults are in {arguments.out}")
+    return int((table["status"] != "ok").any())
 
 
 def slowness(chosen: list[notebooks.Notebook], profile: str) -> str:
