@@ -6,10 +6,7 @@ import torch
 
 from dyndl_lite.algorithms.backprop import backprop, conv_backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop, conv_continual_backprop
-from dyndl_lite.bench import row
-from dyndl_lite.bench.plain_loops import (PlainBackprop, PlainContinualBackprop,
-                                          PlainConvBackprop, PlainConvContinualBackprop,
-                                          PlainDynamic)
+from dyndl_lite.bench import plain_loops, row
 from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.learning import cross_entropy, Learner, squared_error
@@ -40,13 +37,13 @@ WORKS = [
 def _pairs(sizes: tuple[int, ...]) -> list[tuple]:
     """Give the learners of a work, each with the plain loop that does the same."""
     if sizes in GROWING:
-        return [(dynamic_network(*sizes), PlainDynamic(sizes))]
+        return [(dynamic_network(*sizes), plain_loops.PlainDynamic(sizes))]
     if isinstance(sizes, Layout):
-        return [(conv_backprop(sizes), PlainConvBackprop(sizes)),
-                (conv_continual_backprop(sizes), PlainConvContinualBackprop(sizes))]
+        return [(conv_backprop(sizes), plain_loops.PlainConvBackprop(sizes)),
+                (conv_continual_backprop(sizes), plain_loops.PlainConvContinualBackprop(sizes))]
     loss = squared_error if sizes == SCR else cross_entropy
-    return [(backprop(sizes, loss=loss), PlainBackprop(sizes)),
-            (continual_backprop(sizes, loss=loss), PlainContinualBackprop(sizes))]
+    return [(backprop(sizes, loss=loss), plain_loops.PlainBackprop(sizes)),
+            (continual_backprop(sizes, loss=loss), plain_loops.PlainContinualBackprop(sizes))]
 
 
 def _stream(sizes: tuple[int, ...]):
@@ -78,7 +75,7 @@ def _ours(learner: Learner, sizes: tuple[int, ...], seeds: int, step_sizes: list
     return go
 
 
-def _plain(loop: PlainBackprop | PlainDynamic, sizes: tuple[int, ...], steps: int) -> Callable:
+def _plain(loop, sizes: tuple[int, ...], steps: int) -> Callable:
     """Give a function that takes `steps` steps of the plain loop; the data is made before."""
     X, Y = _stream(sizes).examples(torch.zeros(1, dtype=torch.int64), 0, steps)
     if isinstance(sizes, Layout):  # one seed's minibatches, not minibatches of one example

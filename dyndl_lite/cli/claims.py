@@ -4,8 +4,6 @@
 `data/results/claims.csv` holds what long runs measured, with where they are told of.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -106,15 +104,16 @@ def judge(build: Path) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        id, source, notebook, statement, profile, value (None if not run), target, status: a row
-        for each profile at which the claim is made, and more where it was measured more than once.
+        id, source, notebook, profile, value (None if not run), target, status: a row for each
+        profile at which the claim is made, and more where it was measured more than once.
     """
     known, measured = load(), {}
     for path in [*sorted(build.glob("*/claims.csv")), checkout() / "data/results/claims.csv"]:
         for name, profile, value in read_values(path, known):
             measured.setdefault((name, profile), []).append(value)
-    return [{**{key: claim[key] for key in TEXTS}, "profile": profile, "value": value,
-             "target": describe(*claim["target"]), "status": status(value, *claim["target"])}
+    return [{"id": claim["id"], "source": claim["source"], "notebook": claim["notebook"],
+             "profile": profile, "value": value, "target": describe(*claim["target"]),
+             "status": status(value, *claim["target"])}
             for claim in known.values() for profile in claim["profiles"]
             for value in measured.get((claim["id"], profile), [None])]
 

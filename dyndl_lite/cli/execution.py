@@ -9,8 +9,6 @@ Ours, because papermill has no such thing: this ending, many notebooks at a time
 very Python, and a verdict by whether the last cell ran (to papermill `sys.exit(0)` is a success).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

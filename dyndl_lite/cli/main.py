@@ -1,10 +1,9 @@
 """The command `dyndl`: list, run, pair, claims, bench, cache."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json
+import math
 import os
 import shlex
 import shutil
@@ -27,13 +26,10 @@ HOW = ("install g++ (`apt install g++`, `conda install cxx-compiler`, on a Mac `
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.
+    """Run a command; give its exit code.
 
-    Returns
-    -------
-    int
-        0 if all went well, 1 if a notebook or a claim failed or a file could not be written,
-        2 if what was asked for cannot be done, 130 if interrupted.
+    0 if all went well, 1 if a notebook or a claim failed or a file could not be written, 2 if what
+    was asked for cannot be done, 130 if interrupted.
     """
     for stream in [sys.stdout, sys.stderr]:  # a terminal that has no λ shows \u03bb
         stream.reconfigure(errors="backslashreplace")
@@ -136,9 +132,8 @@ def slowness(chosen: list[notebooks.Notebook], profile: str) -> str:
     At smoke there is nothing to say: so few examples are not compiled for.
     """
     named = shlex.split(os.environ.get("CXX", ""))
-    found = any(map(shutil.which, named[:1] or ["g++", "c++", "clang++"])) or (
-        not named and importlib.util.find_spec("ziglang"))
-    if found or profile == "smoke":
+    found = any(map(shutil.which, named[:1] or ["g++", "c++", "clang++"]))
+    if found or profile == "smoke" or not named and importlib.util.find_spec("ziglang"):
         return ""
     times = [timings(each).get(profile) for each in chosen]
     long = sum(float(row["seconds"]) for row in times if row) * UNCOMPILED / 60
@@ -204,18 +199,14 @@ def judge(arguments: argparse.Namespace) -> int:
     import pandas as pd
 
     rows = claims.judge(arguments.build)
-    columns = ["id", "source", "notebook", "profile", "value", "target", "status"]
     if arguments.json:
-        print(json.dumps([{key: finite(row[key]) for key in columns} for row in rows], indent=1))
+        for row in rows:
+            if row["value"] is not None and not math.isfinite(row["value"]):
+                row["value"] = str(row["value"])  # JSON has no such numbers
+        print(json.dumps(rows, indent=1))
     else:
-        print(pd.DataFrame(rows, columns=columns).astype({"value": float})
-              .to_string(index=False, na_rep="-"))
+        print(pd.DataFrame(rows).astype({"value": float}).to_string(index=False, na_rep="-"))
     return int(any(row["status"] == "not reproduced" for row in rows))
-
-
-def finite(value: Any) -> Any:
-    """NaN and infinity as text: JSON has no such numbers."""
-    return str(value) if value in (float("inf"), float("-inf")) or value != value else value
 
 
 def cache(arguments: argparse.Namespace) -> int:

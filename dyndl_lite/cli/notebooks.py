@@ -9,8 +9,6 @@ jupytext reads the file and papermill reads the comments. Papermill's inspection
 does not understand, so the rest is ours: that a cell holds nothing else, and types and checks.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass

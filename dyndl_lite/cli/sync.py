@@ -7,8 +7,6 @@ in a digest of its source. A cell whose id does not fit was typed by a person; i
 overwritten unless it stands in the source too.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
