@@ -1,8 +1,7 @@
 """How fast are agents that live together, beside the loop that people write, and beside a library?
 
 The plain streaming loop stands here in full, so that a reader can judge whether it is fair: one
-agent, modules, autograd, an optimiser with traces, gymnasium's own CartPole. PPO is timed beside
-stable-baselines3's, where that is installed.
+agent, modules, autograd, an optimiser with traces, gymnasium's own CartPole.
 """
 
 import importlib.util

@@ -4,17 +4,15 @@ from collections.abc import Callable
 
 import torch
 
-from dyndl_lite.algorithms.backprop import backprop, conv_backprop
-from dyndl_lite.algorithms.continual_backprop import continual_backprop, conv_continual_backprop
+from dyndl_lite import (backprop, continual_backprop, conv_backprop, cross_entropy,
+                        dynamic_network, Learner, PermutedImages, SlowlyChangingRegression,
+                        squared_error)
+from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.bench import plain_loops, row
-from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import drivers, ensemble
-from dyndl_lite.learning import cross_entropy, Learner, squared_error
 from dyndl_lite.models.cnn import Layout
 from dyndl_lite.problems.fractals import Fractals
 from dyndl_lite.problems.image_classes import ClassPairs
-from dyndl_lite.problems.images import PermutedImages
-from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 SCR, GROWING = (20, 5, 1), [(20, 20, 1), (20, 80, 1)]
 # Convolutions 32-64-128 on minibatches of 100 images 32x32, and small ones on 20 images 16x16.
@@ -61,8 +59,7 @@ def _ours(learner: Learner, sizes: tuple[int, ...], seeds: int, step_sizes: list
           steps: int) -> Callable:
     """Give a function that takes `steps` steps of all learners."""
     stream, seeds = _stream(sizes), torch.arange(seeds)
-    settings = ensemble.grid(learner, step_size=step_sizes)
-    nets, hypers = ensemble.start(learner, settings, seeds)
+    nets, hypers = ensemble.start(learner, ensemble.grid(learner, step_size=step_sizes), seeds)
     kind = drivers.choose(torch.device("cpu"), nets, drivers.WORTH_COMPILING, stream.inputs)
     advance = drivers.make(kind, ensemble.batched(learner.step))
     chunk = min(steps, 1_000)

@@ -143,11 +143,10 @@ def finish(notebook: Path, source: Path) -> None:
     nbformat.write(content, notebook)
 
 
-LEAVE_NOTHING = f"""import os, sys, psutil
+LEAVE_NOTHING = f"""import pathlib, sys, psutil
 for process in psutil.Process().children(recursive=True):
     process.kill()
-if os.path.exists(sys.argv[1]):
-    os.unlink(sys.argv[1])
+pathlib.Path(sys.argv[1]).unlink(missing_ok=True)
 sys.exit({INTERRUPTED})"""
 
 
@@ -171,18 +170,16 @@ def describe(error: Exception) -> str:
     return f"cell In [{error.exec_count}] raised {error.ename}: {lines[0]}"
 
 
-def main() -> int:
-    """The child process: execute one notebook; a failure is the last line on stderr."""
+def main() -> None:
+    """The child process: execute one notebook; a failure is the last line on stderr, and code 1."""
     source, output, values = sys.argv[1:]
     try:
         execute(Path(source), Path(output), json.loads(values))
     except Exception as error:
         kept = Path(output).with_suffix(".failed.ipynb")
         hint = f"; see {kept}" if kept.exists() and not isinstance(error, OSError) else ""
-        print(f"{describe(error)}{hint}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"{describe(error)}{hint}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

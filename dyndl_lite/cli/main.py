@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(shielded(sys.argv[1:] if argv is None else argv))
     resolve_environment()
     try:
-        return arguments.command(arguments)
+        return arguments.command(arguments) or 0
     except UserError as error:
         print(f"dyndl: {error}", file=sys.stderr)
         return 2
@@ -148,7 +148,7 @@ def timings(notebook: notebooks.Notebook) -> dict[str, dict[str, str]]:
             if row["notebook"] == notebook.name}
 
 
-def list_notebooks(arguments: argparse.Namespace) -> int:
+def list_notebooks(arguments: argparse.Namespace) -> None:
     """Print each notebook with its times and parameters."""
     machines = {}
     for each in notebooks.find(checkout() / "notebooks", arguments.notebooks):
@@ -156,13 +156,10 @@ def list_notebooks(arguments: argparse.Namespace) -> int:
         machines |= {row["machine"]: None for row in rows.values()}
         times = [f"{name} {float(rows[name]['seconds']):.0f} s" if name in rows
                  else f"{name} not measured" for name in each.profiles]
-        print(f"{each.name}  {each.title}\n  time: {', '.join(times)}")
-        for parameter in each.parameters.values():
-            print("  " + row_of(parameter, each.profiles))
-        print()
+        lines = [f"  {row_of(parameter, each.profiles)}" for parameter in each.parameters.values()]
+        print(f"{each.name}  {each.title}", f"  time: {', '.join(times)}", *lines, "", sep="\n")
     if machines:
         print("Times measured on: " + "; ".join(machines))
-    return 0
 
 
 def row_of(parameter: notebooks.Parameter, profiles: dict[str, dict[str, Any]]) -> str:
@@ -174,14 +171,13 @@ def row_of(parameter: notebooks.Parameter, profiles: dict[str, dict[str, Any]]) 
     return f"{parameter.name:<20} {kind:<14} {parameter.default!r:<20} {parameter.help}{where}"
 
 
-def pair(arguments: argparse.Namespace) -> int:
+def pair(arguments: argparse.Namespace) -> None:
     """Write the pair of each notebook."""
     for each in notebooks.find(checkout() / "notebooks", arguments.notebooks):
         print(sync.pair(each.path, arguments.build))
-    return 0
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def bench(arguments: argparse.Namespace) -> None:
     """Measure, print and keep the rates."""
     import pandas as pd
 
@@ -191,7 +187,6 @@ def bench(arguments: argparse.Namespace) -> int:
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:,.1f}".format))
     with atomic(arguments.out / "bench.json") as part:
         part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 def judge(arguments: argparse.Namespace) -> int:
@@ -209,12 +204,11 @@ def judge(arguments: argparse.Namespace) -> int:
     return int(any(row["status"] == "not reproduced" for row in rows))
 
 
-def cache(arguments: argparse.Namespace) -> int:
+def cache(arguments: argparse.Namespace) -> None:
     """Show the cache of compiled loops, or empty it."""
     from dyndl_lite.experiment import compile_cache  # it imports torch
 
     print(compile_cache.clear() if arguments.clear else compile_cache.show())
-    return 0
 
 
 if __name__ == "__main__":

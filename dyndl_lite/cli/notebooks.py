@@ -132,12 +132,12 @@ def settle(notebook: Notebook, profile: str, given: dict[str, str]) -> dict[str,
         raise UserError(f"{notebook.name} has no profile {profile!r}"
                         f"{nearest(profile, notebook.profiles)}")
     defaults = {name: each.default for name, each in notebook.parameters.items()}
-    values = notebook.profiles[profile]
     chosen = {name: value_of(text, defaults.get(name)) for name, text in given.items()}
-    for origin, some in [(f"profile {profile}", values), ("-p", chosen)]:
+    values = {"profile": profile}
+    for origin, some in [(f"profile {profile}", notebook.profiles[profile]), ("-p", chosen)]:
         for name, value in some.items():
             check(notebook, name, value, origin)
-    values = {"profile": profile, **values, **chosen}
+        values |= some
     every = defaults | values
     for condition in notebook.checks:
         try:
