@@ -13,7 +13,7 @@ from dyndl_lite.algorithms.continual_backprop import conv_continual_backprop
 from dyndl_lite.algorithms.optimisers import adam, momentum
 from dyndl_lite.algorithms.task_resets import renewed
 from dyndl_lite.bench import supervised
-from dyndl_lite.bench.plain_convolution import PlainConvBackprop, PlainConvContinualBackprop
+from dyndl_lite.bench.plain_loops import PlainConvBackprop, PlainConvContinualBackprop
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.models.cnn import forward, held_back_accuracy, initialise, Layout
 from dyndl_lite.problems.fractals import Fractals
@@ -218,10 +218,8 @@ def test_the_plain_loop_does_the_same_work(plain, learner, steps):
 
 
 def test_the_plain_loop_replaces_the_channels_that_ours_does(monkeypatch):
-    from dyndl_lite.bench import plain_convolution as module
-
-    monkeypatch.setattr(module, "REPLACEMENT_RATE", 1 / 16)
-    monkeypatch.setattr(module, "MATURITY", 5)
+    monkeypatch.setattr(PlainConvContinualBackprop, "REPLACEMENT_RATE", 1 / 16)
+    monkeypatch.setattr(PlainConvContinualBackprop, "MATURITY", 5)
     X, Y = minibatches(9)  # at the ninth minibatch the second layer owes one of its 4 channels
     X, Y = torch.tensor(X, dtype=torch.float32), torch.tensor(Y)
     learner, loop = conv_continual_backprop(TINY), PlainConvContinualBackprop(TINY)
@@ -232,7 +230,7 @@ def test_the_plain_loop_replaces_the_channels_that_ours_does(monkeypatch):
             layer.bias.copy_(b)
     setting = {**learner.settings, "replacement_rate": 1 / 16, "maturity_threshold": 5}
     hyper = {k: torch.tensor(float(v)) for k, v in setting.items()}
-    hyper["step_size"] = torch.tensor(module.STEP_SIZE)
+    hyper["step_size"] = torch.tensor(loop.STEP_SIZE)
     for x, y in zip(X, Y):
         net, _ = learner.step(net, hyper, x, y)
         loop.learn(x, y)

@@ -1,13 +1,12 @@
 """How fast are agents that live together, beside the loop that people write, and beside a library?
 
 The plain streaming loop stands here in full, so that a reader can judge whether it is fair: one
-agent, modules, autograd, an optimiser with traces, gymnasium's own CartPole. PPO is timed beside
-stable-baselines3's, where that is installed.
+agent, modules, autograd, an optimiser with traces, gymnasium's own CartPole.
 """
 
 import importlib.util
-import time
 from collections.abc import Callable
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -113,17 +112,17 @@ class PlainStreamQ:
             self.t += 1
 
 
-class Going:
-    """A job on its way, to be timed."""
+def going(job: Job, steps: int) -> Callable:
+    """Give a function that advances a job by so many steps, whole chunks of the job's."""
+    state, t = job.start(), 0
 
-    def __init__(self, job: Job):
-        self.job, self.state, self.t = job, job.start(), 0
+    def go() -> None:
+        nonlocal state, t
+        for _ in range(0, steps, job.chunk):
+            state, *_ = job.advance(state, t, job.chunk)
+            t += job.chunk
 
-    def go(self, steps: int) -> None:
-        """Advance by some steps, whole chunks of the job's."""
-        for _ in range(0, steps, self.job.chunk):
-            self.state, *_ = self.job.advance(self.state, self.t, self.job.chunk)
-            self.t += self.job.chunk
+    return go
 
 
 def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
@@ -134,16 +133,12 @@ def measure(rounds: int = 5, quick: bool = False) -> list[dict]:
     """
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
-    for runs, steps, plain_steps in WORKS[:1] if quick else WORKS:
-        if quick:
-            steps, plain_steps = 20, 20
+    for runs, steps, plain_steps in [(30, 20, 20)] if quick else WORKS:
         job = InEnvironment(stream_q(4, 2), cart_pole, {"q": {}}, range(runs), [steps], steps, (),
                             None, never)
-        ours, plain = Going(job), PlainStreamQ()
-        ours.go(steps), plain.live(plain_steps)  # compile, and warm up
-        pairs = [(runs * steps / _seconds(ours.go, steps),
-                  plain_steps / _seconds(plain.live, plain_steps)) for _ in range(rounds)]
-        rows.append(row("CartPole, 2 layers of 32", "stream_q", runs, pairs))
+        rows.append(row("CartPole, 2 layers of 32", "stream_q", runs, rounds,
+                        (runs * steps, going(job, steps)),
+                        (plain_steps, partial(PlainStreamQ().live, plain_steps))))
     torch.set_num_threads(threads)
     return rows
 
@@ -154,9 +149,8 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
     The same work for both: CartPole, 8 copies of 128 steps, and Hopper, one of 2 048, with 64 x 64
     units and ten epochs. CartPole is torch's here and gymnasium's there, the robot MuJoCo's.
 
-    Parameters and result are those of `supervised.measure`: rates are steps of the environment per
-    second, learning included, with one thread each. No rows without stable-baselines3 (and for
-    Hopper MuJoCo).
+    Parameters and result are those of `measure`: rates are steps of the environment per second.
+    No rows without stable-baselines3 (and for Hopper MuJoCo).
     """
     if importlib.util.find_spec("stable_baselines3") is None:
         return []
@@ -173,21 +167,13 @@ def measure_ppo(rounds: int = 5, quick: bool = False) -> list[dict]:
         if quick:
             routine = RolloutConfig(2, 16, 2, 2)
         iterations = 1 if quick else 1_000  # so many are worth compiling
-        ours = Going(Training(place, agent, {"ppo": Condition()}, range(runs), routine, [iterations],
-                              iterations, "ppo"))
+        job = Training(place, agent, {"ppo": Condition()}, range(runs), routine, [iterations],
+                       iterations, "ppo")
         each = routine.envs * routine.steps
         theirs = PPO("MlpPolicy", make_vec_env(env, routine.envs), n_steps=routine.steps,
                      device="cpu", n_epochs=routine.epochs, batch_size=each // routine.minibatches)
-        ours.go(1), theirs.learn(each)  # compile, and warm up
-        pairs = [(runs * each / _seconds(ours.go, 1),
-                  each / _seconds(theirs.learn, each, reset_num_timesteps=False))
-                 for _ in range(rounds)]
-        rows.append(row(f"{env} (theirs: stable-baselines3)", "ppo", runs, pairs))
+        rows.append(row(f"{env} (theirs: stable-baselines3)", "ppo", runs, rounds,
+                        (runs * each, going(job, 1)),
+                        (each, partial(theirs.learn, each, reset_num_timesteps=False))))
     torch.set_num_threads(threads)
     return rows
-
-
-def _seconds(work: Callable, *arguments, **named) -> float:
-    begin = time.perf_counter()
-    work(*arguments, **named)
-    return time.perf_counter() - begin

@@ -4,8 +4,6 @@
 `data/results/claims.csv` holds what long runs measured, with where they are told of.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -17,13 +15,7 @@ TEXTS = ["id", "source", "notebook", "statement"]
 
 
 def load() -> dict[str, dict[str, Any]]:
-    """The claims of `data/claims.json` by id, checked.
-
-    Raises
-    ------
-    UserError
-        If there is no checkout, or the file is missing or malformed.
-    """
+    """The claims of `data/claims.json` by id; UserError if it is missing or malformed."""
     path = checkout() / "data" / "claims.json"
     try:
         claims = json.loads(path.read_text(encoding="utf-8"))
@@ -107,33 +99,23 @@ def read_values(path: Path, known: dict[str, Any]) -> list[tuple[str, str, float
 
 
 def judge(build: Path) -> list[dict[str, Any]]:
-    """Set every claim against what was measured.
-
-    Parameters
-    ----------
-    build : Path
-        Where notebooks were run; their values are in `build/*/claims.csv`.
+    """Set every claim against what was measured, in `build/*/claims.csv` and in recorded runs.
 
     Returns
     -------
     list of dict
-        id, source, notebook, statement, profile, value (None if not run), target, status
-        (`reproduced`, `not reproduced`, `not run`): a row for each profile at which the claim is
-        made, and more than one where it was measured both now and in a recorded run.
+        id, source, notebook, profile, value (None if not run), target, status: a row for each
+        profile at which the claim is made, and more where it was measured more than once.
     """
-    known = load()
-    paths = [*sorted(build.glob("*/claims.csv")), checkout() / "data" / "results" / "claims.csv"]
-    values = [value for path in paths for value in read_values(path, known)]
-    rows = []
-    for claim in known.values():
-        for profile in claim["profiles"]:
-            measured = [v for name, at, v in values if (name, at) == (claim["id"], profile)]
-            for value in measured or [None]:
-                rows.append({key: claim[key] for key in TEXTS}
-                            | {"profile": profile, "value": value,
-                               "target": describe(*claim["target"]),
-                               "status": status(value, *claim["target"])})
-    return rows
+    known, measured = load(), {}
+    for path in [*sorted(build.glob("*/claims.csv")), checkout() / "data/results/claims.csv"]:
+        for name, profile, value in read_values(path, known):
+            measured.setdefault((name, profile), []).append(value)
+    return [{"id": claim["id"], "source": claim["source"], "notebook": claim["notebook"],
+             "profile": profile, "value": value, "target": describe(*claim["target"]),
+             "status": status(value, *claim["target"])}
+            for claim in known.values() for profile in claim["profiles"]
+            for value in measured.get((claim["id"], profile), [None])]
 
 
 def status(value: float | None, low: float | None, high: float | None) -> str:

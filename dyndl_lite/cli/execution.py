@@ -1,14 +1,13 @@
 """Execute notebooks, each in a process of its own, with papermill.
 
-`run_all` begins a child process per notebook; the child is this module's `main`. A child holds
-the end of a pipe from its parent: when that closes, because of Ctrl-C or because the parent was
-killed, the child ends its kernel and itself, so that nothing goes on computing unseen.
+`run_all` begins a child process per notebook; the child is this module's `main`. The children's
+standard input is the end of a pipe from their parent, which writes nothing: when that closes,
+because of Ctrl-C or because the parent was killed, a child ends its kernel and itself, so that
+nothing goes on computing unseen.
 
 Ours, because papermill has no such thing: this ending, many notebooks at a time, a kernel of this
 very Python, and a verdict by whether the last cell ran (to papermill `sys.exit(0)` is a success).
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -32,6 +31,7 @@ from dyndl_lite.files import atomic, put_row
 # Children write UTF-8 whatever the locale, and find no code in the folder where they are.
 ENVIRONMENT = {"DYNDL_BATCH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8",
                "PYTHONSAFEPATH": "1"}
+INTERRUPTED = 130
 
 
 def run_all(tasks: list[tuple[Notebook, dict[str, Any]]], out: Path,
@@ -44,77 +44,49 @@ def run_all(tasks: list[tuple[Notebook, dict[str, Any]]], out: Path,
     Returns
     -------
     list of dict
-        For each notebook: notebook, seconds, status (`ok`, or why it failed).
+        For each notebook: notebook, seconds, status (`ok`, or `FAILED`; why is printed).
     """
-    crew = Crew(out, jobs)
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(crew.run_one, notebook, values) for notebook, values in tasks]
+    # Processes share the cores; threads within each would only collide.
+    threads = {"OMP_NUM_THREADS": "1"} if jobs > 1 else {}
+    their_end, our_end = os.pipe()
+    children = {"env": {**threads, **os.environ, **ENVIRONMENT}, "stdin": their_end}
+    lock = threading.Lock()  # of what is printed and of times.csv
+    with open(their_end), ThreadPoolExecutor(jobs) as pool:
         try:
+            futures = [pool.submit(run_one, *task, out, children, lock) for task in tasks]
             return [future.result() for future in futures]
-        except BaseException:  # Ctrl-C above all
+        finally:  # after Ctrl-C above all
             pool.shutdown(wait=False, cancel_futures=True)
-            crew.stop()
-            raise
+            os.close(our_end)
 
 
-class Crew:
-    """The child processes at work, and the one voice with which they speak."""
-
-    def __init__(self, out: Path, jobs: int) -> None:
-        self.out = out
-        self.lock = threading.Lock()
-        self.children: set[subprocess.Popen] = set()
-        self.stopped = False
-        # Processes share the cores; threads within each would only collide.
-        threads = {"OMP_NUM_THREADS": "1"} if jobs > 1 else {}
-        self.environment = {**threads, **os.environ, **ENVIRONMENT}
-
-    def run_one(self, notebook: Notebook, values: dict[str, Any]) -> dict[str, Any]:
-        """Execute one notebook in a child process and pass its lines on."""
-        folder = self.out / notebook.name
-        command = [sys.executable, "-P", "-m", "dyndl_lite.cli.execution", str(notebook.path),
-                   str(self.out / f"{notebook.name}.ipynb"),
-                   json.dumps({**values, "out": str(folder)})]
-        utf8 = {"encoding": "utf-8", "errors": "replace"}
-        start = time.monotonic()
-        with tempfile.TemporaryFile("w+", **utf8) as last_words:
-            child = subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE,
-                                     stdout=subprocess.PIPE, stderr=last_words,
-                                     start_new_session=True, **utf8)
-            with self.lock:
-                self.children.add(child)
-                if self.stopped:
-                    child.stdin.close()
-            for line in child.stdout:
-                self.say(f"{notebook.name[:2]} | {line.rstrip()}")
-            code = child.wait()
-            seconds = round(time.monotonic() - start, 1)
-            last_words.seek(0)
-            words = [line.strip() for line in last_words if line.strip()]
-        if self.stopped:
-            status = "interrupted"
-        elif code:
-            status = words[-1] if code == 1 and words else f"its process ended with code {code}"
-            self.say(f"{notebook.name}: {status}", sys.stderr)
-        else:
-            status = "ok"
+def run_one(notebook: Notebook, values: dict[str, Any], out: Path, children: dict[str, Any],
+            lock: threading.Lock) -> dict[str, Any]:
+    """Execute one notebook in a child process and pass its lines on, each whole."""
+    folder = out / notebook.name
+    command = [sys.executable, "-P", "-m", "dyndl_lite.cli.execution", str(notebook.path),
+               str(out / f"{notebook.name}.ipynb"), json.dumps({**values, "out": str(folder)})]
+    utf8 = {"encoding": "utf-8", "errors": "replace"}
+    start = time.monotonic()
+    with tempfile.TemporaryFile("w+", **utf8) as last_words:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=last_words,
+                                 start_new_session=True, **children, **utf8)
+        for line in child.stdout:
+            with lock:
+                print(f"{notebook.name[:2]} | {line.rstrip()}", flush=True)
+        code = child.wait()
+        seconds = round(time.monotonic() - start, 1)
+        last_words.seek(0)
+        words = last_words.read().strip().splitlines()
+    with lock:
+        if code == 0:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             row = {"notebook": notebook.name, "profile": values["profile"], "seconds": seconds}
-            with self.lock:
-                put_row(self.out / "times.csv", row, ["notebook", "profile"])
-        return {"notebook": notebook.name, "seconds": seconds, "status": status}
-
-    def say(self, line: str, stream=None) -> None:
-        """Print one line, whole."""
-        with self.lock:
-            print(line, file=stream or sys.stdout, flush=True)
-
-    def stop(self) -> None:
-        """Let the children end: each waits for the end of its standard input."""
-        with self.lock:
-            self.stopped = True
-            for child in self.children:
-                child.stdin.close()
+            put_row(out / "times.csv", row, ["notebook", "profile"])
+        elif code != INTERRUPTED:
+            why = words[-1] if code == 1 and words else f"its process ended with code {code}"
+            print(f"{notebook.name}: {why}", file=sys.stderr, flush=True)
+    return {"notebook": notebook.name, "seconds": seconds, "status": "FAILED" if code else "ok"}
 
 
 def execute(source: Path, output: Path, values: dict[str, Any]) -> None:
@@ -171,12 +143,11 @@ def finish(notebook: Path, source: Path) -> None:
     nbformat.write(content, notebook)
 
 
-LEAVE_NOTHING = """import os, sys, psutil
+LEAVE_NOTHING = f"""import pathlib, sys, psutil
 for process in psutil.Process().children(recursive=True):
     process.kill()
-if os.path.exists(sys.argv[1]):
-    os.unlink(sys.argv[1])
-sys.exit(130)"""
+pathlib.Path(sys.argv[1]).unlink(missing_ok=True)
+sys.exit({INTERRUPTED})"""
 
 
 def end_with_parent(part: Path) -> None:
@@ -199,18 +170,16 @@ def describe(error: Exception) -> str:
     return f"cell In [{error.exec_count}] raised {error.ename}: {lines[0]}"
 
 
-def main() -> int:
-    """The child process: execute one notebook; a failure is the last line on stderr."""
+def main() -> None:
+    """The child process: execute one notebook; a failure is the last line on stderr, and code 1."""
     source, output, values = sys.argv[1:]
     try:
         execute(Path(source), Path(output), json.loads(values))
     except Exception as error:
         kept = Path(output).with_suffix(".failed.ipynb")
         hint = f"; see {kept}" if kept.exists() and not isinstance(error, OSError) else ""
-        print(f"{describe(error)}{hint}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"{describe(error)}{hint}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

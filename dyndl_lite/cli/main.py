@@ -1,10 +1,9 @@
 """The command `dyndl`: list, run, pair, claims, bench, cache."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json
+import math
 import os
 import shlex
 import shutil
@@ -27,20 +26,17 @@ HOW = ("install g++ (`apt install g++`, `conda install cxx-compiler`, on a Mac `
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.
+    """Run a command; give its exit code.
 
-    Returns
-    -------
-    int
-        0 if all went well, 1 if a notebook or a claim failed or a file could not be written,
-        2 if what was asked for cannot be done, 130 if interrupted.
+    0 if all went well, 1 if a notebook or a claim failed or a file could not be written, 2 if what
+    was asked for cannot be done, 130 if interrupted.
     """
     for stream in [sys.stdout, sys.stderr]:  # a terminal that has no λ shows \u03bb
         stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(shielded(sys.argv[1:] if argv is None else argv))
     resolve_environment()
     try:
-        return arguments.command(arguments)
+        return arguments.command(arguments) or 0
     except UserError as error:
         print(f"dyndl: {error}", file=sys.stderr)
         return 2
@@ -126,10 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
     if threading.current_thread() is threading.main_thread():  # only there can signals be set
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     table = pd.DataFrame(execution.run_all(tasks, arguments.out, arguments.jobs))
-    failed = table["status"] != "ok"
-    print("\n" + table.assign(status=failed.map({True: "FAILED", False: "ok"}))
-          .to_string(index=False) + f"\n\nResults are in {arguments.out}")
-    return int(failed.any())
+    print(f"\n{table.to_string(index=False)}\n\nResults are in {arguments.out}")
+    return int((table["status"] != "ok").any())
 
 
 def slowness(chosen: list[notebooks.Notebook], profile: str) -> str:
@@ -138,9 +132,8 @@ def slowness(chosen: list[notebooks.Notebook], profile: str) -> str:
     At smoke there is nothing to say: so few examples are not compiled for.
     """
     named = shlex.split(os.environ.get("CXX", ""))
-    found = any(map(shutil.which, named[:1] or ["g++", "c++", "clang++"])) or (
-        not named and importlib.util.find_spec("ziglang"))
-    if found or profile == "smoke":
+    found = any(map(shutil.which, named[:1] or ["g++", "c++", "clang++"]))
+    if found or profile == "smoke" or not named and importlib.util.find_spec("ziglang"):
         return ""
     times = [timings(each).get(profile) for each in chosen]
     long = sum(float(row["seconds"]) for row in times if row) * UNCOMPILED / 60
@@ -155,7 +148,7 @@ def timings(notebook: notebooks.Notebook) -> dict[str, dict[str, str]]:
             if row["notebook"] == notebook.name}
 
 
-def list_notebooks(arguments: argparse.Namespace) -> int:
+def list_notebooks(arguments: argparse.Namespace) -> None:
     """Print each notebook with its times and parameters."""
     machines = {}
     for each in notebooks.find(checkout() / "notebooks", arguments.notebooks):
@@ -163,13 +156,10 @@ def list_notebooks(arguments: argparse.Namespace) -> int:
         machines |= {row["machine"]: None for row in rows.values()}
         times = [f"{name} {float(rows[name]['seconds']):.0f} s" if name in rows
                  else f"{name} not measured" for name in each.profiles]
-        print(f"{each.name}  {each.title}\n  time: {', '.join(times)}")
-        for parameter in each.parameters.values():
-            print("  " + row_of(parameter, each.profiles))
-        print()
+        lines = [f"  {row_of(parameter, each.profiles)}" for parameter in each.parameters.values()]
+        print(f"{each.name}  {each.title}", f"  time: {', '.join(times)}", *lines, "", sep="\n")
     if machines:
         print("Times measured on: " + "; ".join(machines))
-    return 0
 
 
 def row_of(parameter: notebooks.Parameter, profiles: dict[str, dict[str, Any]]) -> str:
@@ -181,24 +171,22 @@ def row_of(parameter: notebooks.Parameter, profiles: dict[str, dict[str, Any]]) 
     return f"{parameter.name:<20} {kind:<14} {parameter.default!r:<20} {parameter.help}{where}"
 
 
-def pair(arguments: argparse.Namespace) -> int:
+def pair(arguments: argparse.Namespace) -> None:
     """Write the pair of each notebook."""
     for each in notebooks.find(checkout() / "notebooks", arguments.notebooks):
         print(sync.pair(each.path, arguments.build))
-    return 0
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def bench(arguments: argparse.Namespace) -> None:
     """Measure, print and keep the rates."""
     import pandas as pd
 
-    from dyndl_lite.bench import report as measured  # it imports torch, which takes seconds
+    from dyndl_lite.bench import everything
 
-    rows = measured.everything(rounds=arguments.rounds, quick=arguments.quick)
+    rows = everything(rounds=arguments.rounds, quick=arguments.quick)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:,.1f}".format))
     with atomic(arguments.out / "bench.json") as part:
         part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 def judge(arguments: argparse.Namespace) -> int:
@@ -206,26 +194,21 @@ def judge(arguments: argparse.Namespace) -> int:
     import pandas as pd
 
     rows = claims.judge(arguments.build)
-    columns = ["id", "source", "notebook", "profile", "value", "target", "status"]
     if arguments.json:
-        print(json.dumps([{key: finite(row[key]) for key in columns} for row in rows], indent=1))
+        for row in rows:
+            if row["value"] is not None and not math.isfinite(row["value"]):
+                row["value"] = str(row["value"])  # JSON has no such numbers
+        print(json.dumps(rows, indent=1))
     else:
-        print(pd.DataFrame(rows, columns=columns).astype({"value": float})
-              .to_string(index=False, na_rep="-"))
+        print(pd.DataFrame(rows).astype({"value": float}).to_string(index=False, na_rep="-"))
     return int(any(row["status"] == "not reproduced" for row in rows))
 
 
-def finite(value: Any) -> Any:
-    """NaN and infinity as text: JSON has no such numbers."""
-    return str(value) if value in (float("inf"), float("-inf")) or value != value else value
-
-
-def cache(arguments: argparse.Namespace) -> int:
+def cache(arguments: argparse.Namespace) -> None:
     """Show the cache of compiled loops, or empty it."""
     from dyndl_lite.experiment import compile_cache  # it imports torch
 
     print(compile_cache.clear() if arguments.clear else compile_cache.show())
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ jupytext reads the file and papermill reads the comments. Papermill's inspection
 does not understand, so the rest is ours: that a cell holds nothing else, and types and checks.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,14 +54,7 @@ class Notebook:
 
 
 def read(path: Path) -> Notebook:
-    """Read a notebook's source.
-
-    Raises
-    ------
-    UserError
-        If the header is not YAML, or the parameters cell, the profiles or the checks are not as
-        they should be.
-    """
+    """Read a notebook's source; UserError if its header or parameters cell is not as it should be."""
     try:
         content = jupytext.read(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -113,19 +104,13 @@ def read_profiles(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any
             isinstance(values, dict) for values in profiles.values()):
         raise UserError(f"{path}: `profiles` in the header must map names (other than "
                         f"{DEFAULT_PROFILE}, the parameters cell) to `parameter: value`")
-    order = ["smoke", DEFAULT_PROFILE, *profiles]
-    return {name: dict(profiles.get(name, {})) for name in dict.fromkeys(order)
-            if name in profiles or name == DEFAULT_PROFILE}
+    profiles = profiles | {DEFAULT_PROFILE: {}}
+    order = dict.fromkeys(["smoke", DEFAULT_PROFILE, *profiles])
+    return {name: profiles[name] for name in order if name in profiles}
 
 
 def find(folder: Path, wanted: Iterable[str]) -> list[Notebook]:
-    """The notebooks of a folder by number (`01`), by name or `all`, in the order of the walk.
-
-    Raises
-    ------
-    UserError
-        If there is no such notebook.
-    """
+    """The notebooks of a folder by number (`01`), by name or `all`, in the order of the walk."""
     paths = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.py"))}
     chosen = set()
     for word in wanted:
@@ -140,24 +125,20 @@ def find(folder: Path, wanted: Iterable[str]) -> list[Notebook]:
 def settle(notebook: Notebook, profile: str, given: dict[str, str]) -> dict[str, Any]:
     """The values with which a notebook runs: its profile's, then those given by name, as text.
 
-    Raises
-    ------
-    UserError
-        If the profile or a name is unknown, a value has another type than its default, or the
-        values of the whole cell fail one of the notebook's checks.
+    UserError if the profile or a name is unknown, a value has another type than its default, or
+    the values of the whole cell fail one of the notebook's checks.
     """
     if profile not in notebook.profiles:
         raise UserError(f"{notebook.name} has no profile {profile!r}"
                         f"{nearest(profile, notebook.profiles)}")
+    defaults = {name: each.default for name, each in notebook.parameters.items()}
+    chosen = {name: value_of(text, defaults.get(name)) for name, text in given.items()}
     values = {"profile": profile}
-    for name, value in notebook.profiles[profile].items():
-        check(notebook, name, value, f"profile {profile}")
-        values[name] = value
-    for name, text in given.items():
-        default = notebook.parameters[name].default if name in notebook.parameters else None
-        values[name] = value_of(text, default)
-        check(notebook, name, values[name], "-p")
-    every = {name: each.default for name, each in notebook.parameters.items()} | values
+    for origin, some in [(f"profile {profile}", notebook.profiles[profile]), ("-p", chosen)]:
+        for name, value in some.items():
+            check(notebook, name, value, origin)
+        values |= some
+    every = defaults | values
     for condition in notebook.checks:
         try:
             tree = ast.parse(condition, mode="eval")

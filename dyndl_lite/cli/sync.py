@@ -7,8 +7,6 @@ in a digest of its source. A cell whose id does not fit was typed by a person; i
 overwritten unless it stands in the source too.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
@@ -89,25 +87,10 @@ def note(source: Path) -> str:
 
 
 def pair(source: Path, build: Path) -> Path:
-    """Make an executed notebook the pair of its source.
+    """Make the notebook that `dyndl run` left in `build` the pair of its source; give its path.
 
-    Parameters
-    ----------
-    source : Path
-        `notebooks/NN_name.py`.
-    build : Path
-        Where `dyndl run` left `NN_name.ipynb`.
-
-    Returns
-    -------
-    Path
-        The `.ipynb` written beside the source, without anything that tells of the machine.
-
-    Raises
-    ------
-    UserError
-        If it has not been run, ran with other values than the laptop profile's or from another
-        source, or if the present `.ipynb` holds cells that a person typed.
+    Nothing in it tells of the machine. UserError if it has not been run, ran with other values
+    than the laptop profile's or from another source, or if a person typed in the present pair.
     """
     executed, target = build / f"{source.stem}.ipynb", source.with_suffix(".ipynb")
     again = f"`dyndl run {source.stem[:2]} --out {build}` first"

@@ -1,9 +1,0 @@
-"""All that the command `dyndl bench` times."""
-
-from dyndl_lite.bench import rl, supervised
-
-
-def everything(rounds: int = 5, quick: bool = False) -> list[dict]:
-    """Time what `supervised.measure` does, then streaming agents and PPO (`rl`)."""
-    return (supervised.measure(rounds, quick) + rl.measure(rounds, quick)
-            + rl.measure_ppo(rounds, quick))
