@@ -23,8 +23,8 @@ def begin(agent: Agent, hyper: dict, seed: Tensor, observation: Tensor) -> dict:
     statistics, x = stream_x.normalise(stream_x.new_statistics(observation), observation, hyper)
     zero = torch.zeros_like(observation[0])
     return {"agent": agent.start(seed, hyper), "statistics": statistics, "x": x,
-            "scaler": stream_x.new_scaler(zero),
-            "return": zero.clone(), "seed": seed.clone(), "t": torch.zeros_like(seed)}
+            "scaler": stream_x.new_scaler(zero), "return": zero.clone(), "seed": seed.clone(),
+            "t": torch.zeros_like(seed)}
 
 
 def act(agent: Agent, state: dict, hyper: dict) -> tuple[Tensor, Tensor]:
@@ -35,15 +35,9 @@ def act(agent: Agent, state: dict, hyper: dict) -> tuple[Tensor, Tensor]:
 def learn(agent: Agent, state: dict, hyper: dict, action: Tensor, explored: Tensor,
           observation: Tensor, reward: Tensor, terminal: Tensor, truncated: Tensor,
           next_start: Tensor) -> tuple[dict, Tensor]:
-    """Learn from what an action led to.
+    """Learn from what an action led to: an observation, the last of an episode included.
 
-    Parameters
-    ----------
-    observation : tensor [observations]
-        Where the action led, the last one of an episode included.
-    terminal, truncated : bool scalar tensors
-    next_start : tensor [observations]
-        The first observation of the next episode; used only where this one is over.
+    `next_start` is the first one of the next episode, used only where this one is over.
 
     Returns
     -------
@@ -79,15 +73,14 @@ def interaction(agent: Agent, environment: Environment, changes: Callable = neve
 
     Parameters
     ----------
-    agent : Agent
-    environment : Environment
+    agent, environment
     changes : function of (seed, t)
         What the environment is like from the next start on: a dict with ``physics`` or ``code``.
 
     Returns
     -------
     start : function of (seed, hyper) -> state
-    step : function of (state, hyper, x, y) -> state, report; x and y are not looked at
+    step : function of (state, hyper, ...) -> state, report
     """
     check_fit(agent.made_for, environment)
 
@@ -111,15 +104,14 @@ def interaction(agent: Agent, environment: Environment, changes: Callable = neve
     return start, step
 
 
-def in_simulator(agent: Agent, observations: int) -> tuple:
+def in_simulator(agent: Agent) -> tuple:
     """Let an agent answer a simulator, which is stepped elsewhere.
 
     Returns
     -------
     start : function of (seed, hyper, observation) -> state, with the first action
     step : function of (state, hyper, outcome, y) -> state, report
-        Outcome: reward, terminal, truncated, the observation that the action led to, and the
-        first one of the next episode; y is not looked at.
+        Outcome: reward, terminal, truncated, observation, next_start as of `learn`, in one tensor.
     """
 
     def decide(state, hyper):
@@ -130,10 +122,9 @@ def in_simulator(agent: Agent, observations: int) -> tuple:
         return decide(begin(agent, hyper, seed, observation), hyper)
 
     def step(now, hyper, outcome, _):
-        reward, terminal, truncated = outcome[0], outcome[1] > 0, outcome[2] > 0
-        state, report = learn(agent, now["agent"], hyper, now["action"], now["explored"],
-                              outcome[3:3 + observations], reward, terminal, truncated,
-                              outcome[3 + observations:])
+        (reward, terminal, truncated), seen = outcome[:3], outcome[3:].unflatten(0, (2, -1))
+        state, report = learn(agent, now["agent"], hyper, now["action"], now["explored"], seen[0],
+                              reward, terminal > 0, truncated > 0, seen[1])
         return decide(state, hyper), report
 
     return start, step
@@ -145,7 +136,7 @@ def probe(net: str = "critic") -> Callable:
     def look(agent, hyper, X):
         params = agent[net]["params"]
         activities = vmap(lambda x: tuple(stream_x.apply(params, x, hyper["layer_norm"])[1]))(X)
-        found = diagnostics.measure(params, activities)
-        return {f"{net}_{name}": value for name, value in found.items()}
+        return {f"{net}_{name}": value
+                for name, value in diagnostics.measure(params, activities).items()}
 
     return look
