@@ -60,11 +60,15 @@ def check_fit(made_for: tuple[int, int, int], environment) -> None:
                          "real numbers, the environment has {}, {} and {}".format(*made_for, *has))
 
 
+def either(condition: Tensor, new, old):
+    """Give all tensors of the tree `new` where a condition holds, else those of the `old` one."""
+    return tree_map(lambda a, b: torch.where(condition, a, b), new, old)
+
+
 def restart(environment: Environment, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
     """Do what `Environment.restart` says where physics and code are all that may change."""
     kept = {name: state[name] for name in ("physics", "code") if name in state}
-    new = environment.start(draw, **(kept | changed))
-    return tree_map(lambda a, b: torch.where(over, a, b), new, state)
+    return either(over, environment.start(draw, **(kept | changed)), state)
 
 
 class ClassicControl(NamedTuple):
@@ -115,9 +119,9 @@ def signed_permutation(seed: Tensor, number: Tensor | int, size: int) -> Tensor:
 
 def slipped(seed: Tensor, number: Tensor | int, usual: dict[str, float],
             ranges: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
-    """Draw physics: each constant of the `usual` times a factor, log-uniform in its range (low, high).
+    """Draw physics: each constant times a factor, log-uniform in its range, as ``"force": (0.3, 3)``.
 
-    What has no range, for example ``{"force": (0.3, 3)}``, and all of draw `number` 0 is as usual.
+    What has no range stays as usual, and so does all in draw `number` 0.
     """
     physics = {}
     for i, (name, value) in enumerate(usual.items()):

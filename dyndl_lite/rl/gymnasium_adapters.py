@@ -20,19 +20,11 @@ from dyndl_lite.files import UserError
 
 
 class Adapted(gymnasium.Wrapper):
-    """An environment with vectors of numbers for observations and actions.
+    """An environment that has vectors of numbers for observations and actions, and counts them.
 
-    Parameters
-    ----------
-    env : gymnasium.Env
-        Its actions are Discrete (a policy's 0, 1, ... counts from the space's start) or a Box of
-        real numbers (what a policy asks for is clipped to the bounds); its observations are
-        whatever gymnasium can flatten: Box, Discrete (one number each), Dict and Tuple of them ...
-
-    Attributes
-    ----------
-    observations, actions, reals : int
-        As of `environments.Environment`.
+    Its actions are Discrete (a policy's 0, 1, ... counts from the space's start) or a Box of real
+    numbers (what a policy asks for is clipped to the bounds); its observations are whatever
+    gymnasium can flatten: Box, Discrete (one number each), Dict and Tuple of them ...
 
     Raises
     ------
@@ -108,15 +100,9 @@ class Simulators:
     def step(self, actions: np.ndarray) -> tuple[Tensor, ...]:
         """Act once everywhere, by actions [environments, numbers].
 
-        Returns
-        -------
-        after : tensor [environments, observations]
-            Where the actions led, the last observation of an episode included: its value counts
-            where only time ran out.
-        reward, terminal, over : tensors [environments]
-            Over: terminal, or time ran out.
-        seen : tensor [environments, observations]
-            The same as `after`, or the first observation of a new episode where one was over.
+        Give where they led, the last observation of an episode included (its value counts where
+        only time ran out); reward; terminal; over (terminal, or time ran out); and what is seen
+        next: the same, or the first observation of a new episode.
         """
         seen, reward, terminal, truncated, info = self.vector.step(actions)
         over = terminal | truncated

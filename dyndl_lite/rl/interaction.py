@@ -9,12 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import diagnostics
 from dyndl_lite.rl import stream_x
-from dyndl_lite.rl.environments import check_fit, Environment
+from dyndl_lite.rl.environments import check_fit, either, Environment
 from dyndl_lite.rl.streaming import Agent
 
 
@@ -25,11 +24,6 @@ def begin(agent: Agent, hyper: dict, seed: Tensor, observation: Tensor) -> dict:
     return {"agent": agent.start(seed, hyper), "statistics": statistics, "x": x,
             "scaler": stream_x.new_scaler(zero), "return": zero.clone(), "seed": seed.clone(),
             "t": torch.zeros_like(seed)}
-
-
-def act(agent: Agent, state: dict, hyper: dict) -> tuple[Tensor, Tensor]:
-    """Choose: the action, and whether it explored."""
-    return agent.act(state["agent"], hyper, state["x"], state["seed"], state["t"])
 
 
 def learn(agent: Agent, state: dict, hyper: dict, action: Tensor, explored: Tensor,
@@ -57,9 +51,8 @@ def learn(agent: Agent, state: dict, hyper: dict, action: Tensor, explored: Tens
     report = torch.stack([reward, over.to(reward.dtype), torch.where(over, total, 0.0),
                           value * scale])
     return {"agent": learned,
-            "statistics": tree_map(lambda a, b: torch.where(over, a, b), again, statistics),
-            "x": torch.where(over, first_x, next_x), "scaler": scaler,
-            "return": torch.where(over, 0.0, total), "seed": state["seed"],
+            "statistics": either(over, again, statistics), "x": torch.where(over, first_x, next_x),
+            "scaler": scaler, "return": torch.where(over, 0.0, total), "seed": state["seed"],
             "t": state["t"] + 1}, torch.cat([report, state["x"]])
 
 
@@ -93,7 +86,7 @@ def interaction(agent: Agent, environment: Environment, changes: Callable = neve
 
     def step(state, hyper, *_):
         seed, t = state["seed"], state["t"]
-        action, explored = act(agent, state, hyper)
+        action, explored = agent.act(state["agent"], hyper, state["x"], seed, t)
         after, reward, terminal, truncated = environment.step(state["environment"], action)
         new = environment.restart(after, terminal | truncated, draw(seed, t + 1),
                                   **changes(seed, t + 1))
@@ -115,15 +108,15 @@ def in_simulator(agent: Agent) -> tuple:
     """
 
     def decide(state, hyper):
-        action, explored = act(agent, state, hyper)
-        return {"agent": state, "action": action, "explored": explored}
+        action, explored = agent.act(state["agent"], hyper, state["x"], state["seed"], state["t"])
+        return {**state, "action": action, "explored": explored}
 
     def start(seed, hyper, observation):
         return decide(begin(agent, hyper, seed, observation), hyper)
 
-    def step(now, hyper, outcome, _):
+    def step(state, hyper, outcome, _):
         (reward, terminal, truncated), seen = outcome[:3], outcome[3:].unflatten(0, (2, -1))
-        state, report = learn(agent, now["agent"], hyper, now["action"], now["explored"], seen[0],
+        state, report = learn(agent, state, hyper, state["action"], state["explored"], seen[0],
                               reward, terminal > 0, truncated > 0, seen[1])
         return decide(state, hyper), report
 

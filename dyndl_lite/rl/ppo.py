@@ -40,7 +40,7 @@ class ActorCritic(NamedTuple):
 def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         activation: str = "relu", optimiser: Optimiser = adam,
         *after: Intervention) -> ActorCritic:
-    """Make a PPO agent: policy and value network of the same `hidden` layers, one optimiser for both.
+    """Make a PPO agent: two networks of the same `hidden` layers, one optimiser for both.
 
     Parameters
     ----------
@@ -181,7 +181,8 @@ def minibatches(agents: dict, hypers: dict, rollout: dict, activation: str, seed
     X [epochs x minibatches, agents, minibatch, observations]
     Y [epochs x minibatches, agents, minibatch, action, log-probability, advantage, return]
     """
-    v, net = values(activation), networks(agents["params"])["value"]
+    over_envs = vmap(lambda params, o: forward(params, o, activation)[0][0], (None, 0))
+    v, net = vmap(vmap(over_envs), (None, 0)), networks(agents["params"])["value"]  # agents, steps
     value, next_value = v(net, rollout["observation"]), v(net, rollout["next_observation"])
     gamma, gae_lambda = hypers["discount"][:, None], hypers["gae_lambda"][:, None]
     A = advantages(rollout["reward"], value, next_value, rollout["terminal"], rollout["over"],
@@ -221,9 +222,3 @@ def acting_params(params: dict) -> dict:
     """Give what `act` takes: the policy network, and what is learned beside it."""
     learned = {name: part for name, part in params.items() if name != "nets"}
     return drivers.laid_out({**learned, "policy": networks(params)["policy"]})
-
-
-def values(activation: str) -> Callable:
-    """Give the function of (value networks [agents], observations [steps, agents, envs, ...])."""
-    one = vmap(lambda params, o: forward(params, o, activation)[0][0], (None, 0))  # over envs
-    return vmap(vmap(one), (None, 0))  # over agents, over steps

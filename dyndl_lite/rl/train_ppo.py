@@ -47,23 +47,22 @@ def reinitialise(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) ->
         *hidden, last = old["nets"]
         return {**old, "nets": [*hidden, tree_map(chosen(heads), new["nets"][-1], last)]}
 
+    memory = {kind: {name: with_heads(fresh["memory"][kind][name], part)
+                     for name, part in agents["memory"][kind].items()}
+              for kind in ("per_weight", "initial")}
     return {**agents, "params": with_heads(fresh["params"], agents["params"]),
-            "memory": agents["memory"] | {kind: {
-                name: with_heads(fresh["memory"][kind][name], part)
-                for name, part in agents["memory"][kind].items()} for kind in ("per_weight", "initial")}}
+            "memory": agents["memory"] | memory}
 
 
 def look(agents: dict, seen: Tensor, activation: str) -> dict[str, Tensor]:
-    """Look inside both networks of every agent [agents], on what it saw [agents, n, observations]."""
+    """Look inside both networks of every agent, on what it saw [agents, n, observations]."""
     one = vmap(lambda params, X: diagnostics.diagnose(params, X, activation))
     return {f"{net}_{name}": value for net, params in networks(agents["params"]).items()
             for name, value in one(params, seen).items()}
 
 
 class Training(loop.Job):
-    """The agents of all conditions, [conditions x seeds], and where they act; steps are iterations."""
-
-    simulators = None  # where there are any
+    """The agents [conditions x seeds], and where they act; steps are iterations."""
 
     def __init__(self, place, agent, conditions, seeds, config, ends, task, name):
         seeds = loop.seeds_of(seeds).tolist()
@@ -143,13 +142,14 @@ class Training(loop.Job):
         return {name: packed[name] for name in ("agents", "running")}
 
     def close(self):
-        if self.simulators:
+        if hasattr(self, "simulators"):
             self.simulators.close()
 
 
 def earned(running: Tensor, rollout: dict) -> tuple[Tensor, Tensor]:
-    """Sum up rewards: what the episodes under way have brought so far [agents, envs], running on,
-    and the sum of the returns of all episodes that ended [agents].
+    """Sum up rewards, on from what the `running` episodes have brought so far [agents, envs].
+
+    Give that as it is after the rollout, and the sum of the returns of all that ended [agents].
     """
     returns = torch.zeros(len(running))
     for reward, over in zip(rollout["reward"], rollout["over"]):

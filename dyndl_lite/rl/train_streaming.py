@@ -102,7 +102,7 @@ class _Streaming(loop.Job):
                "episodes": sums["episodes"], "value": sums["value"] / steps}
         for probe in self.probes:
             look = vmap(vmap(probe, in_dims=(0, None, 1)), in_dims=(0, 0, 1))
-            row |= look(self.agents(state), self.hypers, seen)
+            row |= look(state["agent"], self.hypers, seen)
         return {name: value.float() for name, value in row.items()}
 
 
@@ -137,10 +137,6 @@ class InEnvironment(_Streaming):
         state, reports = self.interact(state, steps)
         return state, *_sums(reports)
 
-    @staticmethod
-    def agents(state):
-        return state["agent"]
-
 
 class InSimulators(_Streaming):
     """Agents in gymnasium's environments, one for each setting and seed."""
@@ -173,10 +169,6 @@ class InSimulators(_Streaming):
             state, report = self.go(state, self.hypers, outcome, outcome)
             reports.append(report)
         return state, *_sums(torch.cat(reports))
-
-    @staticmethod
-    def agents(state):
-        return state["agent"]["agent"]
 
     def pack(self, state):
         return {"state": state, "environments": self.simulators.save()}
