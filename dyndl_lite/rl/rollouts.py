@@ -66,7 +66,11 @@ class TorchRollouts:
         u = _uniform(self.seeds, self.config.envs, self.policy.numbers, random.ACTION, times)
         draw = _uniform(self.seeds, self.config.envs, 4, random.START, 1, times)
         self.states, rows = self.act(self.states, acting_params(params), u, draw)
-        return parts(rows, self.environment.observations)
+        o, rest = self.environment.observations, rows.shape[-1] - self.environment.observations
+        log_probability, reward, terminal, over = rows[..., rest - 4:rest].unbind(-1)
+        return {"observation": rows[..., :o], "action": rows[..., o:rest - 4],
+                "log_probability": log_probability, "reward": reward, "terminal": terminal > 0,
+                "over": over > 0, "next_observation": rows[..., rest:]}
 
     def state(self) -> dict:
         """Give all that a run needs to go on."""
@@ -80,7 +84,7 @@ class TorchRollouts:
 def acting(environment: Environment, agent: ActorCritic) -> Callable:
     """Give one step of every agent in every copy of its environment, for `drivers`.
 
-    It takes (states, params, u, draw) to the states after it and a row for each: see `parts`.
+    It takes (states, params, u, draw) to the states after it and a row of numbers for each.
     """
 
     def one(state: dict, params: dict, u: Tensor, draw: Tensor) -> tuple[dict, Tensor]:
@@ -94,15 +98,6 @@ def acting(environment: Environment, agent: ActorCritic) -> Callable:
         return environment.restart(after, terminal | truncated, draw), row
 
     return vmap(vmap(one, (0, None, 0, 0)), (0, 0, 0, 0))
-
-
-def parts(rows: Tensor, observations: int) -> dict[str, Tensor]:
-    """Take rows [steps, agents, envs, ...] apart into a rollout."""
-    o, last = observations, rows.shape[-1] - observations
-    log_probability, reward, terminal, over = rows[..., last - 4:last].unbind(-1)
-    return {"observation": rows[..., :o], "action": rows[..., o:last - 4],
-            "log_probability": log_probability, "reward": reward, "terminal": terminal > 0,
-            "over": over > 0, "next_observation": rows[..., last:]}
 
 
 def gymnasium_rollouts(make: Callable) -> Callable:

@@ -6,6 +6,7 @@ when it does. All of it runs on the CPU: the networks are small, and the simulat
 """
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import MappingKey, SequenceKey, tree_map_with_path
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import diagnostics, drivers
@@ -35,30 +36,16 @@ class Condition(NamedTuple):
 def reinitialise(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) -> dict:
     """Replace the output layers of some agents, or all that they are, by those of fresh agents.
 
-    Of which agents is said by `heads` and `all_of_it`, bool tensors [agents].
+    Of which agents is said by `heads` and `all_of_it`, bool tensors [agents]. What an optimiser
+    keeps for each weight goes with it.
     """
+    head = MappingKey("nets"), SequenceKey(len(agents["params"]["nets"]) - 1)
 
-    def chosen(mask):
-        return lambda new, old: torch.where(mask.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    def chosen(path: tuple, new: Tensor, old: Tensor) -> Tensor:
+        which = heads | all_of_it if head in pairwise(path) else all_of_it
+        return torch.where(which.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    agents = tree_map(chosen(all_of_it), fresh, agents)
-
-    def with_heads(new: dict, old: dict) -> dict:
-        *hidden, last = old["nets"]
-        return {**old, "nets": [*hidden, tree_map(chosen(heads), new["nets"][-1], last)]}
-
-    memory = {kind: {name: with_heads(fresh["memory"][kind][name], part)
-                     for name, part in agents["memory"][kind].items()}
-              for kind in ("per_weight", "initial")}
-    return {**agents, "params": with_heads(fresh["params"], agents["params"]),
-            "memory": agents["memory"] | memory}
-
-
-def look(agents: dict, seen: Tensor, activation: str) -> dict[str, Tensor]:
-    """Look inside both networks of every agent, on what it saw [agents, n, observations]."""
-    one = vmap(lambda params, X: diagnostics.diagnose(params, X, activation))
-    return {f"{net}_{name}": value for net, params in networks(agents["params"]).items()
-            for name, value in one(params, seen).items()}
+    return tree_map_with_path(chosen, fresh, agents)
 
 
 class Training(loop.Job):
@@ -125,10 +112,13 @@ class Training(loop.Job):
         return {"agents": agents, "running": running}, sums, rollout["observation"]
 
     def measure(self, state, t, sums, steps, seen):
-        seen = seen.transpose(0, 1).flatten(1, 2)
+        look = vmap(lambda params, X: diagnostics.diagnose(params, X, self.agent.activation))
+        seen = seen.transpose(0, 1).flatten(1, 2)  # [agents, n, observations]
+        inside = {f"{net}_{name}": value
+                  for net, params in networks(state["agents"]["params"]).items()
+                  for name, value in look(params, seen).items()}
         return {"reward": sums["reward"] / steps, "return": sums["return"] / sums["episodes"],
-                "episodes": sums["episodes"],
-                **look(state["agents"], seen, self.agent.activation)}
+                "episodes": sums["episodes"], **inside}
 
     def when(self, end):
         return {"step": end * self.config.steps * self.config.envs,
