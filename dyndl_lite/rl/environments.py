@@ -22,29 +22,19 @@ class Environment(Protocol):
 
     A draw [4] is of uniform numbers from [0, 1); changed is what is not as usual, for example
     ``physics`` or ``code``. An action is a whole number from 0 to actions - 1, or real numbers: a
-    scalar of one, [reals] of more.
+    scalar of one, [reals] of more. What comes after a terminal state is worth nothing; where it is
+    truncated only time ran out, and it would go on.
     """
 
     name: str
     observations: int
     actions: int  # to choose from; 0: an action is real numbers
     reals: int  # numbers in such an action, else 0
-
-    def start(self, draw: Tensor, **changed) -> dict:
-        """Begin an episode; give the state."""
-
-    def step(self, state: dict, action: Tensor) -> tuple[dict, Tensor, Tensor, Tensor]:
-        """Act once; give the state after it, the reward, whether it is terminal, and truncated.
-
-        What comes after a terminal state is worth nothing; where it is truncated only time ran out,
-        and it would go on. The state is not yet that of a new episode.
-        """
-
-    def observe(self, state: dict) -> Tensor:
-        """Give the observation [observations]."""
-
-    def restart(self, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
-        """Begin a new episode where the last one is over; what is not changed stays as it was."""
+    start: Callable  # draw, **changed -> state: an episode begins
+    step: Callable  # state, action -> state (not yet of a new episode), reward, terminal, truncated
+    observe: Callable  # state -> observation [observations]
+    # state, over, draw, **changed -> state: a new episode where the last one is over; what is not
+    restart: Callable  # changed stays as it was
 
 
 def check_fit(made_for: tuple[int, int, int], environment) -> None:
@@ -119,7 +109,7 @@ def signed_permutation(seed: Tensor, number: Tensor | int, size: int) -> Tensor:
 
 def slipped(seed: Tensor, number: Tensor | int, usual: dict[str, float],
             ranges: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
-    """Draw physics: each constant times a factor, log-uniform in its range, as ``"force": (0.3, 3)``.
+    """Draw physics: each constant times a factor, log-uniform in a range as ``"force": (0.3, 3)``.
 
     What has no range stays as usual, and so does all in draw `number` 0.
     """
