@@ -1,5 +1,5 @@
-"""How does an agent act and learn? Environments and agents come in, a tidy table of returns goes out.
+"""How does an agent act and learn? Environments and agents come in, a table of returns goes out.
 
-Agents that learn from each transition once (`streaming`), that store a batch (`ppo`) or a buffer (`dqn`);
-environments in torch (`environments`, `navigation`) and gymnasium's (`gymnasium_adapters`).
+Agents learn from each transition once (`streaming`), store a batch (`ppo`) or a buffer (`dqn`);
+environments are in torch (`environments`, `navigation`) or gymnasium's (`gymnasium_adapters`).
 """

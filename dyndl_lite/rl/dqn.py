@@ -14,12 +14,12 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.optimisers import adam
 from dyndl_lite.models import mlp
 from dyndl_lite.rl import stream_x
+from dyndl_lite.rl.environments import either
 from dyndl_lite.rl.policies import categorical
 from dyndl_lite.rl.ppo import clipped_surrogate
 from dyndl_lite.rl.streaming import Agent, epsilon_greedy, EXPLORING, td_error
 
-_COMMON = {**stream_x.SCALES, "normalise": 0.0, "scale_rewards": 0.0, **adam.settings,
-           "step_size": 1e-3}
+_COMMON = {**stream_x.SCALES, "normalise": 0.0, "scale_rewards": 0.0, **adam.settings}
 
 
 def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity: int = 4_000,
@@ -68,17 +68,11 @@ def dqn(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32), capacity:
         params = state["critic"]["params"]
         gradient = grad(loss)(params, state["target"], rows, hyper["discount"])
         new, memory = adam.update(params, gradient, state["memory"], hyper)
-        ready = t >= hyper["warm_up"]
-
-        def if_ready(a, b):
-            return tree_map(lambda a, b: torch.where(ready, a, b), a, b)
-
-        params = if_ready(new, params)
-        copy = (t + 1) % hyper["target_period"].long() == 0
-        target = tree_map(lambda a, b: torch.where(copy, a, b), params, state["target"])
-        q, _ = mlp.forward(state["critic"]["params"], x)
-        return {"critic": {"params": params}, "target": target,
-                "memory": if_ready(memory, state["memory"]), "buffer": buffer}, q.amax(0)
+        ready, copy = t >= hyper["warm_up"], (t + 1) % hyper["target_period"].long() == 0
+        q, _ = mlp.forward(params, x)
+        params, memory = either(ready, (new, memory), (params, state["memory"]))
+        return {"critic": {"params": params}, "target": either(copy, params, state["target"]),
+                "memory": memory, "buffer": buffer}, q.amax(0)
 
     settings = _COMMON | EXPLORING | {"buffer": float(capacity), "target_period": 250.0,
                                       "warm_up": 1_000.0}
@@ -96,11 +90,9 @@ def ppo_of_one(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
     policy = categorical(actions)
 
     def start(seed, hyper):
-        state = {}
-        for i, (name, size) in enumerate(sizes.items()):
-            params = mlp.initialise(seed + 1000 * i, size, "tanh")
-            state[name] = {"params": params, "memory": adam.init(params, seed)}
-        return state
+        nets = {name: mlp.initialise(seed + 1000 * i, size, "tanh")
+                for i, (name, size) in enumerate(sizes.items())}
+        return {name: {"params": net, "memory": adam.init(net, seed)} for name, net in nets.items()}
 
     def value(params, x):
         return mlp.forward(params, x, "tanh")[0][0]
@@ -129,8 +121,8 @@ def ppo_of_one(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
             return 0.5 * (target - value(params, transition["x"])) ** 2
 
         for _ in range(epochs):
-            critic, actor = (_adam_step(net, of, hyper) for net, of in
-                             ((critic, value_loss), (actor, policy_loss)))
+            critic = _adam_step(critic, value_loss, hyper)
+            actor = _adam_step(actor, policy_loss, hyper)
         return {"critic": critic, "actor": actor}, v
 
     return Agent(start, act, learn, _COMMON | {"clip": 0.2, "entropy": 0.01, "step_size": 3e-4},

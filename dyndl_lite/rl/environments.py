@@ -1,9 +1,9 @@
 """Environments to act in: classic control as pure functions of one environment.
 
 The dynamics are those of gymnasium's CartPole-v1, Acrobot-v1, MountainCar-v0 and Pendulum-v1,
-number for number (see the tests). The state is a dict of tensors, so `vmap` makes many of one and a
-compiled loop can hold agent and environment together. Physics and the observations' code are part
-of the state: an environment that changes is one whose state does.
+number for number (see the tests). `vmap` makes many of one, and a compiled loop can hold agent and
+environment together. Physics and the observations' code are part of the state: an environment that
+changes is one whose state does.
 """
 
 import math
@@ -18,66 +18,30 @@ from dyndl_lite import keyed_random as random
 
 
 class Environment(Protocol):
-    """What agents can act in: pure functions of one environment."""
+    """What agents can act in: pure functions of one environment, its state a dict of tensors.
+
+    A draw [4] is of uniform numbers from [0, 1); changed is what is not as usual, for example
+    ``physics`` or ``code``. An action is a whole number from 0 to actions - 1, or real numbers: a
+    scalar of one, [reals] of more. What comes after a terminal state is worth nothing; where it is
+    truncated only time ran out, and it would go on.
+    """
 
     name: str
     observations: int
     actions: int  # to choose from; 0: an action is real numbers
     reals: int  # numbers in such an action, else 0
-
-    def start(self, draw: Tensor, **changed) -> dict:
-        """Begin an episode.
-
-        Parameters
-        ----------
-        draw : tensor [4]
-            Uniform numbers from [0, 1).
-        **changed
-            What is not as usual, for example ``physics`` or ``code``.
-
-        Returns
-        -------
-        dict of tensors
-            The state.
-        """
-
-    def step(self, state: dict, action: Tensor) -> tuple[dict, Tensor, Tensor, Tensor]:
-        """Act once.
-
-        Parameters
-        ----------
-        state : dict
-        action : tensor
-            A whole number from 0 to actions - 1, or real ones: a scalar of one, [reals] of more.
-
-        Returns
-        -------
-        state : dict
-            Not yet that of a new episode: see `restart`.
-        reward : scalar tensor
-        terminal, truncated : bool scalar tensors
-            Whether this is where the episode really ends, and whether only time ran out. What
-            comes after a terminal state is worth nothing; after a truncation it would go on.
-        """
-
-    def observe(self, state: dict) -> Tensor:
-        """Give the observation [observations]."""
-
-    def restart(self, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
-        """Begin a new episode where the last one is over; `draw`, `changed` as for `start`.
-
-        What is not changed stays as it was.
-        """
+    start: Callable  # draw, **changed -> state: an episode begins
+    step: Callable  # state, action -> state (not yet of a new episode), reward, terminal, truncated
+    observe: Callable  # state -> observation [observations]
+    # state, over, draw, **changed -> state: a new episode where the last one is over; what is not
+    restart: Callable  # changed stays as it was
 
 
 def check_fit(made_for: tuple[int, int, int], environment) -> None:
     """Raise ValueError if an agent is made for other observations or actions than there are.
 
-    Parameters
-    ----------
-    made_for : (observations, actions, reals)
-        As an `Environment` has them; both 0: the agent only predicts.
-    environment : Environment or gymnasium_adapters.Adapted
+    It is made for (observations, actions, reals) of an `Environment` or `Adapted`; without actions
+    and reals it only predicts.
     """
     observations, actions, reals = made_for
     has = environment.observations, environment.actions, environment.reals
@@ -86,11 +50,15 @@ def check_fit(made_for: tuple[int, int, int], environment) -> None:
                          "real numbers, the environment has {}, {} and {}".format(*made_for, *has))
 
 
+def either(condition: Tensor, new, old):
+    """Give all tensors of the tree `new` where a condition holds, else those of the `old` one."""
+    return tree_map(lambda a, b: torch.where(condition, a, b), new, old)
+
+
 def restart(environment: Environment, state: dict, over: Tensor, draw: Tensor, **changed) -> dict:
     """Do what `Environment.restart` says where physics and code are all that may change."""
     kept = {name: state[name] for name in ("physics", "code") if name in state}
-    new = environment.start(draw, **(kept | changed))
-    return tree_map(lambda a, b: torch.where(over, a, b), new, state)
+    return either(over, environment.start(draw, **(kept | changed)), state)
 
 
 class ClassicControl(NamedTuple):
@@ -141,17 +109,9 @@ def signed_permutation(seed: Tensor, number: Tensor | int, size: int) -> Tensor:
 
 def slipped(seed: Tensor, number: Tensor | int, usual: dict[str, float],
             ranges: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
-    """Draw physics: each named constant times a factor, log-uniform in its range.
+    """Draw physics: each constant times a factor, log-uniform in a range as ``"force": (0.3, 3)``.
 
-    Parameters
-    ----------
-    seed : int64 scalar tensor
-    number : int or int64 scalar tensor
-        Of the draw: 0 gives the usual physics.
-    usual : dict of float
-        An environment's `physics`.
-    ranges : dict of (low, high)
-        Of the factors, for example ``{"force": (0.3, 3)}``.
+    What has no range stays as usual, and so does all in draw `number` 0.
     """
     physics = {}
     for i, (name, value) in enumerate(usual.items()):

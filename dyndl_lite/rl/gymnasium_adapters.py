@@ -20,22 +20,11 @@ from dyndl_lite.files import UserError
 
 
 class Adapted(gymnasium.Wrapper):
-    """An environment with vectors of numbers for observations and actions.
+    """An environment that has vectors of numbers for observations and actions, and counts them.
 
-    Parameters
-    ----------
-    env : gymnasium.Env
-        Its actions are Discrete (a policy's 0, 1, ... counts from the space's start) or a Box of
-        real numbers (what a policy asks for is clipped to the bounds); its observations are
-        whatever gymnasium can flatten: Box, Discrete (one number each), Dict and Tuple of them ...
-
-    Attributes
-    ----------
-    observations : int
-    actions : int
-        To choose from; 0: an action is real numbers.
-    reals : int
-        Numbers in such an action, else 0.
+    Its actions are Discrete (a policy's 0, 1, ... counts from the space's start) or a Box of real
+    numbers (what a policy asks for is clipped to the bounds); its observations are whatever
+    gymnasium can flatten: Box, Discrete (one number each), Dict and Tuple of them ...
 
     Raises
     ------
@@ -92,10 +81,7 @@ class Adapted(gymnasium.Wrapper):
 class Simulators:
     """Environments side by side, each begun anew in the step in which its episode ends.
 
-    Parameters
-    ----------
-    makes : iterable of functions
-        Each makes one environment; all have the same spaces.
+    Each of `makes` makes one; all have the same spaces.
     """
 
     def __init__(self, makes: Iterable[Callable]):
@@ -103,27 +89,20 @@ class Simulators:
             [lambda make=make: Adapted(make()) for make in makes],
             autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
         self.envs = self.vector.envs
+        self.close = self.vector.close
+        # Registered by name, an environment's code is not within reach of what makes it.
+        self.kinds = *map(type, layers(self.envs[0])),
 
     def reset(self, seeds: list[int]) -> Tensor:
         """Begin everywhere; give the first observations [environments, observations]."""
         return torch.from_numpy(self.vector.reset(seed=seeds)[0])
 
     def step(self, actions: np.ndarray) -> tuple[Tensor, ...]:
-        """Act once everywhere.
+        """Act once everywhere, by actions [environments, numbers].
 
-        Parameters
-        ----------
-        actions : array [environments, numbers]
-
-        Returns
-        -------
-        after : tensor [environments, observations]
-            Where the actions led, the last observation of an episode included: its value counts
-            where only time ran out.
-        reward, terminal, over : tensors [environments]
-            Over: terminal, or time ran out.
-        seen : tensor [environments, observations]
-            The same as `after`, or the first observation of a new episode where one was over.
+        Give where they led, the last observation of an episode included (its value counts where
+        only time ran out); reward; terminal; over (terminal, or time ran out); and what is seen
+        next: the same, or the first observation of a new episode.
         """
         seen, reward, terminal, truncated, info = self.vector.step(actions)
         over = terminal | truncated
@@ -133,24 +112,23 @@ class Simulators:
         reward = reward.astype(np.float32)
         return tuple(map(torch.from_numpy, (after, reward, terminal, over, seen)))
 
-    def close(self) -> None:
-        """Let the simulators go."""
-        self.vector.close()
+    def save(self) -> list[dict]:
+        """Take down the state of each, or raise UserError: see `save`."""
+        return list(map(save, self.envs))
+
+    def load(self, states: list[dict]) -> None:
+        """Go on from there."""
+        for env, state in zip(self.envs, states):
+            load(env, state)
 
 
 def find(name: str) -> Callable:
-    """Give a function that makes an environment of gymnasium's.
-
-    Parameters
-    ----------
-    name : str
-        gymnasium's, or ``MinAtar/Breakout-v1`` and the like.
+    """Give a function that makes an environment of that name: gymnasium's, or MinAtar/Breakout-v1.
 
     Raises
     ------
     UserError
-        If there is no such environment here (the line says what to install), or it cannot be
-        `Adapted`.
+        If there is none here (the line says what to install), or it cannot be `Adapted`.
     """
     if name.startswith("MinAtar/"):
         if importlib.util.find_spec("minatar") is None:
@@ -178,7 +156,6 @@ def sizes(make: Callable) -> tuple[int, int, int]:
 
 
 # To go on after the program was ended
-# ---------------------------------------------------------------
 
 # Wrappers and environments of gymnasium's whose whole state is known: in these attributes, the
 # random generator and, for MuJoCo, the simulator. Whoever else wants to be saved has a
@@ -219,22 +196,14 @@ def refuse_unsaveable(env: gymnasium.Env) -> None:
 
 
 def save(env: gymnasium.Env) -> dict:
-    """Take down an environment's state, with its wrappers'.
-
-    Raises
-    ------
-    UserError
-        As `refuse_unsaveable` does.
-    """
+    """Take down an environment's state, with its wrappers', or `refuse_unsaveable`."""
     refuse_unsaveable(env)
     kept = [layer.get_state() if _tells(layer) else
             {name: torch.from_numpy(np.array(value)) if name == "state" else value
              for name, value in vars(layer).items() if name in ATTRIBUTES} for layer in layers(env)]
     inner = env.unwrapped
     state = {"layers": kept, "random": json.dumps(inner.np_random.bit_generator.state)}
-    if _simulated(inner):
-        import mujoco
-
+    if mujoco := _mujoco(inner):
         whole = mujoco.mjtState.mjSTATE_INTEGRATION  # time, qpos, qvel, act, qacc_warmstart, ...
         numbers = np.empty(mujoco.mj_stateSize(inner.model, whole))
         mujoco.mj_getState(inner.model, inner.data, numbers, whole)
@@ -252,17 +221,16 @@ def load(env: gymnasium.Env, state: dict) -> None:
     for layer, own in zip(layers(env), state["layers"]):
         if _tells(layer):
             layer.set_state(own)
-            continue
-        for name, value in own.items():
-            setattr(layer, name, value.numpy() if name == "state" else value)
-    if _simulated(inner):
-        import mujoco
-
+        else:
+            for name, value in own.items():
+                setattr(layer, name, value.numpy() if name == "state" else value)
+    if mujoco := _mujoco(inner):
         mujoco.mj_setState(inner.model, inner.data, state["numbers"].numpy(),
                            mujoco.mjtState.mjSTATE_INTEGRATION)
         for name, value in state["lagging"].items():
             getattr(inner.data, name)[:] = value.numpy()
 
 
-def _simulated(inner: gymnasium.Env) -> bool:
-    return type(inner).__module__.startswith(ROOMS[1])
+def _mujoco(inner: gymnasium.Env):
+    """Give MuJoCo if it simulates an environment, else False."""
+    return type(inner).__module__.startswith(ROOMS[1]) and importlib.import_module("mujoco")

@@ -9,12 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import diagnostics
 from dyndl_lite.rl import stream_x
-from dyndl_lite.rl.environments import check_fit, Environment
+from dyndl_lite.rl.environments import check_fit, either, Environment
 from dyndl_lite.rl.streaming import Agent
 
 
@@ -23,27 +22,16 @@ def begin(agent: Agent, hyper: dict, seed: Tensor, observation: Tensor) -> dict:
     statistics, x = stream_x.normalise(stream_x.new_statistics(observation), observation, hyper)
     zero = torch.zeros_like(observation[0])
     return {"agent": agent.start(seed, hyper), "statistics": statistics, "x": x,
-            "scaler": stream_x.new_scaler(zero),
-            "return": zero.clone(), "seed": seed.clone(), "t": torch.zeros_like(seed)}
-
-
-def act(agent: Agent, state: dict, hyper: dict) -> tuple[Tensor, Tensor]:
-    """Choose: the action, and whether it explored."""
-    return agent.act(state["agent"], hyper, state["x"], state["seed"], state["t"])
+            "scaler": stream_x.new_scaler(zero), "return": zero.clone(), "seed": seed.clone(),
+            "t": torch.zeros_like(seed)}
 
 
 def learn(agent: Agent, state: dict, hyper: dict, action: Tensor, explored: Tensor,
           observation: Tensor, reward: Tensor, terminal: Tensor, truncated: Tensor,
           next_start: Tensor) -> tuple[dict, Tensor]:
-    """Learn from what an action led to.
+    """Learn from what an action led to: an observation, the last of an episode included.
 
-    Parameters
-    ----------
-    observation : tensor [observations]
-        Where the action led, the last one of an episode included.
-    terminal, truncated : bool scalar tensors
-    next_start : tensor [observations]
-        The first observation of the next episode; used only where this one is over.
+    `next_start` is the first one of the next episode, used only where this one is over.
 
     Returns
     -------
@@ -63,9 +51,8 @@ def learn(agent: Agent, state: dict, hyper: dict, action: Tensor, explored: Tens
     report = torch.stack([reward, over.to(reward.dtype), torch.where(over, total, 0.0),
                           value * scale])
     return {"agent": learned,
-            "statistics": tree_map(lambda a, b: torch.where(over, a, b), again, statistics),
-            "x": torch.where(over, first_x, next_x), "scaler": scaler,
-            "return": torch.where(over, 0.0, total), "seed": state["seed"],
+            "statistics": either(over, again, statistics), "x": torch.where(over, first_x, next_x),
+            "scaler": scaler, "return": torch.where(over, 0.0, total), "seed": state["seed"],
             "t": state["t"] + 1}, torch.cat([report, state["x"]])
 
 
@@ -79,15 +66,14 @@ def interaction(agent: Agent, environment: Environment, changes: Callable = neve
 
     Parameters
     ----------
-    agent : Agent
-    environment : Environment
+    agent, environment
     changes : function of (seed, t)
         What the environment is like from the next start on: a dict with ``physics`` or ``code``.
 
     Returns
     -------
     start : function of (seed, hyper) -> state
-    step : function of (state, hyper, x, y) -> state, report; x and y are not looked at
+    step : function of (state, hyper, ...) -> state, report
     """
     check_fit(agent.made_for, environment)
 
@@ -100,7 +86,7 @@ def interaction(agent: Agent, environment: Environment, changes: Callable = neve
 
     def step(state, hyper, *_):
         seed, t = state["seed"], state["t"]
-        action, explored = act(agent, state, hyper)
+        action, explored = agent.act(state["agent"], hyper, state["x"], seed, t)
         after, reward, terminal, truncated = environment.step(state["environment"], action)
         new = environment.restart(after, terminal | truncated, draw(seed, t + 1),
                                   **changes(seed, t + 1))
@@ -111,29 +97,27 @@ def interaction(agent: Agent, environment: Environment, changes: Callable = neve
     return start, step
 
 
-def in_simulator(agent: Agent, observations: int) -> tuple:
+def in_simulator(agent: Agent) -> tuple:
     """Let an agent answer a simulator, which is stepped elsewhere.
 
     Returns
     -------
     start : function of (seed, hyper, observation) -> state, with the first action
     step : function of (state, hyper, outcome, y) -> state, report
-        Outcome: reward, terminal, truncated, the observation that the action led to, and the
-        first one of the next episode; y is not looked at.
+        Outcome: reward, terminal, truncated, observation, next_start as of `learn`, in one tensor.
     """
 
     def decide(state, hyper):
-        action, explored = act(agent, state, hyper)
-        return {"agent": state, "action": action, "explored": explored}
+        action, explored = agent.act(state["agent"], hyper, state["x"], state["seed"], state["t"])
+        return {**state, "action": action, "explored": explored}
 
     def start(seed, hyper, observation):
         return decide(begin(agent, hyper, seed, observation), hyper)
 
-    def step(now, hyper, outcome, _):
-        reward, terminal, truncated = outcome[0], outcome[1] > 0, outcome[2] > 0
-        state, report = learn(agent, now["agent"], hyper, now["action"], now["explored"],
-                              outcome[3:3 + observations], reward, terminal, truncated,
-                              outcome[3 + observations:])
+    def step(state, hyper, outcome, _):
+        (reward, terminal, truncated), seen = outcome[:3], outcome[3:].unflatten(0, (2, -1))
+        state, report = learn(agent, state, hyper, state["action"], state["explored"], seen[0],
+                              reward, terminal > 0, truncated > 0, seen[1])
         return decide(state, hyper), report
 
     return start, step
@@ -145,7 +129,7 @@ def probe(net: str = "critic") -> Callable:
     def look(agent, hyper, X):
         params = agent[net]["params"]
         activities = vmap(lambda x: tuple(stream_x.apply(params, x, hyper["layer_norm"])[1]))(X)
-        found = diagnostics.measure(params, activities)
-        return {f"{net}_{name}": value for name, value in found.items()}
+        return {f"{net}_{name}": value
+                for name, value in diagnostics.measure(params, activities).items()}
 
     return look

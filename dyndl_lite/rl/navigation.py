@@ -62,7 +62,7 @@ navigation = Navigation()
 def expected_return(choose, deviation: float = 0.5, episodes: int = 20_000) -> float:
     """Mean return of an episode in which the mean action is ``choose(place)``, by simulation.
 
-    ``straight`` and ``aimless`` give the ends of the scale on which agents are measured.
+    `straight` and `aimless` give the ends of the scale on which agents are measured.
     """
     place = random.uniform(torch.tensor(0), random.START, torch.arange(episodes)[:, None],
                            torch.arange(2))

@@ -40,15 +40,10 @@ class ActorCritic(NamedTuple):
 def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         activation: str = "relu", optimiser: Optimiser = adam,
         *after: Intervention) -> ActorCritic:
-    """Make a PPO agent: policy and value network of the same hidden layers, one optimiser for both.
+    """Make a PPO agent: two networks of the same `hidden` layers, one optimiser for both.
 
     Parameters
     ----------
-    observations : int
-    policy : Policy
-    hidden : tuple of int
-        Units of each hidden layer.
-    activation : str
     optimiser : Optimiser
         ``l2(adam)`` adds weight decay.
     *after : Intervention
@@ -57,11 +52,9 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
     Returns
     -------
     ActorCritic
-        Its step takes x [minibatch, observations] and y [minibatch, action and three numbers], as
-        `minibatches` lays them out, and gives the loss. The settings are those of the optimiser and
-        the interventions, and ``clip`` (how far the ratio of probabilities may move),
-        ``value_weight``, ``entropy_weight``, ``max_grad_norm``, and for `advantages` ``discount``
-        and ``gae_lambda``.
+        Its step takes an example of `minibatches`. Its settings are those of the optimiser and the
+        interventions, and ``clip`` (how far the ratio of probabilities may move), ``value_weight``,
+        ``entropy_weight``, ``max_grad_norm``, and for `advantages` ``discount``, ``gae_lambda``.
     """
     sizes = (observations, *hidden, policy.outputs)
 
@@ -108,11 +101,10 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
         return {"params": {**params, "nets": nets}, "memory": memory, "after": states}, loss
 
     settings = {**optimiser.settings, **{k: v for each in after for k, v in each.settings.items()},
-                "step_size": 3e-4, "clip": 0.2,
-                "value_weight": 0.5, "entropy_weight": 0.0, "max_grad_norm": 0.5,
-                "discount": 0.99, "gae_lambda": 0.95}
-    description = f"ppo {sizes} {policy.name} {activation} {optimiser.name}"
-    description = " ".join([description, *(each.name for each in after)])
+                "step_size": 3e-4, "clip": 0.2, "value_weight": 0.5, "entropy_weight": 0.0,
+                "max_grad_norm": 0.5, "discount": 0.99, "gae_lambda": 0.95}
+    description = " ".join([f"ppo {sizes} {policy.name} {activation} {optimiser.name}",
+                            *(each.name for each in after)])
     made_for = observations, policy.choices, 0 if policy.choices else policy.numbers
 
     def check(setting: dict) -> None:
@@ -125,10 +117,10 @@ def ppo(observations: int, policy: Policy, hidden: tuple[int, ...] = (64, 64),
 
 def orthogonal(W: Tensor) -> Tensor:
     """Turn random weights into some with orthogonal rows or columns of length 1."""
-    tall = W if W.shape[0] >= W.shape[1] else W.T
-    Q, R = torch.linalg.qr(tall)
-    Q = Q * torch.sign(torch.diagonal(R))
-    return Q if W.shape[0] >= W.shape[1] else Q.T
+    if W.shape[0] < W.shape[1]:
+        return orthogonal(W.T).T
+    Q, R = torch.linalg.qr(W)
+    return Q * torch.sign(torch.diagonal(R))
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
@@ -182,31 +174,21 @@ class RolloutConfig(NamedTuple):
 
 def minibatches(agents: dict, hypers: dict, rollout: dict, activation: str, seeds: Tensor,
                iteration: int, config: RolloutConfig) -> tuple[Tensor, Tensor]:
-    """Lay out what happened to an ensemble of agents as minibatches in random order.
-
-    Parameters
-    ----------
-    agents : dict, tensors [agents, ...]
-    hypers : dict of tensors [agents]
-    rollout : dict of tensors [steps, agents, envs, ...]
-        observation, action, log_probability, reward, terminal, over, next_observation
-    activation : str
-    seeds : int64 tensor [agents]
-    iteration : int
-    config : RolloutConfig
+    """Lay out a rollout (see `rollouts`) of an ensemble [agents] as minibatches in random order.
 
     Returns
     -------
     X [epochs x minibatches, agents, minibatch, observations]
     Y [epochs x minibatches, agents, minibatch, action, log-probability, advantage, return]
     """
-    v, net = values(activation), networks(agents["params"])["value"]
+    over_envs = vmap(lambda params, o: forward(params, o, activation)[0][0], (None, 0))
+    v, net = vmap(vmap(over_envs), (None, 0)), networks(agents["params"])["value"]  # agents, steps
     value, next_value = v(net, rollout["observation"]), v(net, rollout["next_observation"])
     gamma, gae_lambda = hypers["discount"][:, None], hypers["gae_lambda"][:, None]
     A = advantages(rollout["reward"], value, next_value, rollout["terminal"], rollout["over"],
                    gamma, gae_lambda)
-    y = torch.cat([rollout["action"], torch.stack([rollout["log_probability"], A, A + value], -1)],
-                  -1)
+    numbers = torch.stack([rollout["log_probability"], A, A + value], -1)
+    y = torch.cat([rollout["action"], numbers], -1)
     epochs, n = config.epochs, config.steps * config.envs
     order = torch.stack([random.permutation(seeds, n, random.SHUFFLE, iteration, epoch)
                          for epoch in range(epochs)])  # [epochs, agents, n]
@@ -227,18 +209,9 @@ def networks(params: dict) -> dict[str, list]:
 
 
 def act(agent: ActorCritic, params: dict, observation: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Let one agent choose, with what `acting_params` gives of it.
+    """Let one agent choose, with what `acting_params` gives of it and `u` [numbers] from [0, 1).
 
-    Parameters
-    ----------
-    observation : tensor [observations]
-    u : tensor [numbers]
-        Uniform in [0, 1).
-
-    Returns
-    -------
-    action : tensor [numbers]
-    log_probability : scalar tensor
+    Give the action [numbers] and its log-probability.
     """
     output = forward(params["policy"], observation, agent.activation)[0]
     action = agent.policy.draw(output, params, u)
@@ -249,9 +222,3 @@ def acting_params(params: dict) -> dict:
     """Give what `act` takes: the policy network, and what is learned beside it."""
     learned = {name: part for name, part in params.items() if name != "nets"}
     return drivers.laid_out({**learned, "policy": networks(params)["policy"]})
-
-
-def values(activation: str) -> Callable:
-    """Give the function of (value networks [agents], observations [steps, agents, envs, ...])."""
-    one = vmap(lambda params, o: forward(params, o, activation)[0][0], (None, 0))  # over envs
-    return vmap(vmap(one), (None, 0))  # over agents, over steps

@@ -1,13 +1,14 @@
 """Where an ensemble of PPO agents acts: in environments written in torch, or in gymnasium's.
 
-`torch_rollouts` and `gymnasium_rollouts` give what `train_ppo` makes its environments with. What
-they make has ``begin``, ``collect``, ``state`` and ``resume`` as below, and a rollout is a dict of
-tensors [steps, agents, envs, ...]: observation, action, log_probability, reward, terminal (the task
-is at its end), over (the episode is: that, or time ran out), next_observation (of the same episode,
-its last included).
+`torch_rollouts` and `gymnasium_rollouts` give what `train_ppo` makes its environments with. Both
+begin a task, and say whether new episodes began with it; collect a rollout of `config.steps` steps;
+and give a state to resume from. A rollout is a dict of tensors [steps, agents, envs, ...]:
+observation, action, log_probability, reward, terminal (the task is at its end), over (the episode
+is: that, or time ran out), next_observation (of the same episode, its last included).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import gymnasium
 import torch
@@ -16,8 +17,8 @@ from torch.func import vmap
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import drivers
-from dyndl_lite.rl import gymnasium_adapters
 from dyndl_lite.rl.environments import check_fit, Environment
+from dyndl_lite.rl.gymnasium_adapters import Simulators
 from dyndl_lite.rl.ppo import act, acting_params, ActorCritic, RolloutConfig
 
 
@@ -35,15 +36,10 @@ def torch_rollouts(environment: Environment,
                    change: Callable = lambda seed, number: {}) -> Callable:
     """Let agents act in an environment written in torch.
 
-    Parameters
-    ----------
-    environment : Environment
-    change : function of (seed, number)
-        What the environment is like in task `number`, from 0: a dict of ``physics`` or ``code``.
+    The environment is in task `number`, from 0, as ``change(seed, number)`` says: a dict of
+    ``physics`` or ``code``.
     """
-    def made(*given):
-        return TorchRollouts(environment, change, *given)
-    return made
+    return partial(TorchRollouts, environment, change)
 
 
 class TorchRollouts:
@@ -57,7 +53,7 @@ class TorchRollouts:
         self.act = drivers.reused("scan" if compiled else "eager", acting(environment, agent))
 
     def begin(self, number: int) -> bool:
-        """Begin task `number`; say whether new episodes began with it: they do."""
+        """Begin task `number`, with new episodes."""
         changed = vmap(self.change)(self.seeds, torch.where(self.stays, 0, number))
         over_envs = vmap(lambda draw, changed: self.environment.start(draw, **changed), (0, None))
         draw = _uniform(self.seeds, self.config.envs, 4, random.START, 0, number)
@@ -65,12 +61,16 @@ class TorchRollouts:
         return True
 
     def collect(self, params: dict, iteration: int) -> dict[str, Tensor]:
-        """Act for `config.steps` steps; give the rollout."""
+        """Act."""
         times = _times(iteration, self.config.steps)
         u = _uniform(self.seeds, self.config.envs, self.policy.numbers, random.ACTION, times)
         draw = _uniform(self.seeds, self.config.envs, 4, random.START, 1, times)
         self.states, rows = self.act(self.states, acting_params(params), u, draw)
-        return parts(rows, self.environment.observations)
+        o, rest = self.environment.observations, rows.shape[-1] - self.environment.observations
+        log_probability, reward, terminal, over = rows[..., rest - 4:rest].unbind(-1)
+        return {"observation": rows[..., :o], "action": rows[..., o:rest - 4],
+                "log_probability": log_probability, "reward": reward, "terminal": terminal > 0,
+                "over": over > 0, "next_observation": rows[..., rest:]}
 
     def state(self) -> dict:
         """Give all that a run needs to go on."""
@@ -84,8 +84,7 @@ class TorchRollouts:
 def acting(environment: Environment, agent: ActorCritic) -> Callable:
     """Give one step of every agent in every copy of its environment, for `drivers`.
 
-    The function of (states, params, u, draw) gives the states after it, those of a new episode
-    where one is over, and a row for each: see `parts`.
+    It takes (states, params, u, draw) to the states after it and a row of numbers for each.
     """
 
     def one(state: dict, params: dict, u: Tensor, draw: Tensor) -> tuple[dict, Tensor]:
@@ -101,26 +100,9 @@ def acting(environment: Environment, agent: ActorCritic) -> Callable:
     return vmap(vmap(one, (0, None, 0, 0)), (0, 0, 0, 0))
 
 
-def parts(rows: Tensor, observations: int) -> dict[str, Tensor]:
-    """Take rows [steps, agents, envs, ...] apart into a rollout."""
-    o, last = observations, rows.shape[-1] - observations
-    log_probability, reward, terminal, over = rows[..., last - 4:last].unbind(-1)
-    return {"observation": rows[..., :o], "action": rows[..., o:last - 4],
-            "log_probability": log_probability, "reward": reward, "terminal": terminal > 0,
-            "over": over > 0, "next_observation": rows[..., last:]}
-
-
 def gymnasium_rollouts(make: Callable) -> Callable:
-    """Let agents act in gymnasium's environments.
-
-    Parameters
-    ----------
-    make : function of a seed
-        Gives one environment, for example ``lambda seed: gymnasium.make("CartPole-v1")``.
-    """
-    def made(*given):
-        return GymnasiumRollouts(make, *given)
-    return made
+    """Let agents act in gymnasium's environments, each made by ``make(seed)``."""
+    return partial(GymnasiumRollouts, make)
 
 
 def named(name: str) -> Callable:
@@ -134,7 +116,7 @@ class GymnasiumRollouts:
     def __init__(self, make: Callable, agent: ActorCritic, seeds: Tensor, stays: Tensor,
                  config: RolloutConfig, compiled: bool):
         self.seeds, self.config, self.policy = seeds, config, agent.policy
-        self.simulators = gymnasium_adapters.Simulators(
+        self.simulators = Simulators(
             [lambda seed=seed: make(seed) for seed in seeds.tolist() for _ in range(config.envs)])
         check_fit(agent.made_for, self.simulators.envs[0])
         each = vmap(vmap(lambda *given: torch.cat([a.reshape(-1) for a in act(agent, *given)]),
@@ -156,7 +138,7 @@ class GymnasiumRollouts:
         return False
 
     def collect(self, params: dict, iteration: int) -> dict[str, Tensor]:
-        """Act for `config.steps` steps; give the rollout."""
+        """Act."""
         times = _times(iteration, self.config.steps)
         params, rows = acting_params(params), []
         for u in _uniform(self.seeds, self.config.envs, self.policy.numbers, random.ACTION, times):
@@ -171,18 +153,10 @@ class GymnasiumRollouts:
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def state(self) -> dict:
-        """Give all that a run needs to go on.
-
-        Raises
-        ------
-        UserError
-            If an environment does not tell its whole state: see `refuse_unsaveable`.
-        """
-        return {"seen": self.seen,
-                "envs": [gymnasium_adapters.save(env) for env in self.simulators.envs]}
+        """Give all that a run needs to go on, or raise UserError: see `gymnasium_adapters.save`."""
+        return {"seen": self.seen, "envs": self.simulators.save()}
 
     def resume(self, state: dict) -> None:
         """Go on from there."""
         self.seen = state["seen"]
-        for env, one in zip(self.simulators.envs, state["envs"]):
-            gymnasium_adapters.load(env, one)
+        self.simulators.load(state["envs"])

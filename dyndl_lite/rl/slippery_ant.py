@@ -31,16 +31,7 @@ def missing() -> str:
 
 
 class Slippery(gymnasium.Wrapper):
-    """Change the friction of a MuJoCo environment now and then.
-
-    Parameters
-    ----------
-    env : gymnasium.Env
-    seed : int
-        Decides all frictions.
-    period : int
-        Steps after which the next reset changes the friction.
-    """
+    """Change a MuJoCo environment's friction at the first reset after each `period` of steps."""
 
     def __init__(self, env: gymnasium.Env, seed: int, period: int):
         super().__init__(env)

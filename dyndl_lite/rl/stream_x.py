@@ -60,16 +60,9 @@ def sparse_row(seed: Tensor, fan_in: int, sparsity: Tensor, *where: Tensor | int
 
 
 def sparse_init(seed: Tensor, sizes: tuple[int, ...], sparsity: Tensor, net: int = 0) -> Params:
-    """Draw the weights of one new network, sparsely; biases start at zero.
+    """Draw the weights of one new network, sparsely, as `mlp.initialise` has them.
 
-    Parameters
-    ----------
-    seed : int64 scalar tensor
-    sizes : tuple of int
-        Inputs, units of each hidden layer, outputs.
-    sparsity : scalar tensor
-    net : int
-        Which of an agent's networks.
+    An agent has several networks; `net` says which.
     """
     params = []
     for layer, (fan_in, units) in enumerate(zip(sizes, sizes[1:])):
@@ -99,15 +92,13 @@ def apply(params: Params, x: Tensor, layer_norm: Tensor) -> tuple[Tensor, list[T
 
 def new_statistics(like: Tensor) -> dict[str, Tensor]:
     """Give the running statistics of no values yet, each of them shaped like `like`."""
-    return {"n": torch.zeros_like(like), "mean": torch.zeros_like(like),
-            "variance": torch.zeros_like(like)}
+    return {name: torch.zeros_like(like) for name in ("n", "mean", "variance")}
 
 
 def update_statistics(statistics: dict, x: Tensor, horizon: Tensor) -> dict[str, Tensor]:
     """Take one more value into running mean and variance (Welford 1962).
 
-    With an infinite horizon they are those of all values so far; with a finite one, old values
-    fade.
+    With an infinite horizon they are those of all values so far; else old values fade.
     """
     n = torch.minimum(statistics["n"] + 1, horizon)
     mean = statistics["mean"] + (x - statistics["mean"]) / n

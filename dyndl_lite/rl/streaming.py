@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from dyndl_lite import keyed_random as random
 from dyndl_lite.dynamic import network
 from dyndl_lite.dynamic.credit import with_bias
-from dyndl_lite.learning import Intervention
+from dyndl_lite.learning import Intervention, optimizer_state
 from dyndl_lite.rl import stream_x
 from dyndl_lite.rl.policies import categorical, gaussian
 
@@ -25,9 +25,8 @@ from dyndl_lite.rl.policies import categorical, gaussian
 class Agent(NamedTuple):
     """What acts and learns, as pure functions.
 
-    A transition is a dict: x and next_x [observations], action, reward, terminal, over (the episode
-    is: terminal, or time ran out) and explored (the action was not the best by the agent's own
-    values).
+    A transition is a dict: x and next_x [observations], action, reward, terminal, over (that, or
+    time ran out) and explored (the action was not the best by the agent's own values).
     """
 
     start: Callable  # seed, hyper -> the agent's state, a dict of tensors
@@ -44,17 +43,10 @@ EXPLORING = {"epsilon": 0.01, "exploration": 10_000.0}
 
 def new_net(seed: Tensor, sizes: tuple[int, ...], hyper: dict, after: tuple[Intervention, ...],
             number: int = 0) -> dict:
-    """Make one of an agent's networks, its traces, and the states of the interventions.
-
-    Parameters
-    ----------
-    number : int
-        Which of the networks: they draw different random numbers.
-    """
+    """Make one of an agent's networks, its traces, and the states of the interventions."""
     params = stream_x.sparse_init(seed, sizes, hyper["sparsity"], number)
     own = random.bits(seed, random.VALUE, number) if number else seed
-    memory = {"per_weight": {"trace": tree_map(torch.zeros_like, params)}, "initial": {}}
-    return {"params": params, "memory": memory,
+    return {"params": params, "memory": optimizer_state("trace")(params, seed),
             "after": [_sparse(each.init(own, params), hyper) for each in after]}
 
 
@@ -62,30 +54,21 @@ def _sparse(state: dict, hyper: dict) -> dict:
     """Draw what a unit that is replaced will hear as sparsely as what it heard at first."""
     if "fresh" not in state:
         return state
-    seed, t = state["seed"], state["t"]
-    return {**state, "fresh": [
-        stream_x.sparse_row(seed, len(row), hyper["sparsity"], random.REBIRTH, t, layer)
-        for layer, row in enumerate(state["fresh"])]}
+    fresh = [stream_x.sparse_row(state["seed"], len(row), hyper["sparsity"], random.REBIRTH,
+                                 state["t"], layer) for layer, row in enumerate(state["fresh"])]
+    return {**state, "fresh": fresh}
 
 
 def update(net: dict, gradient: list, features: list[Tensor], delta: Tensor, decay: Tensor,
            over: Tensor, hyper: dict, kappa: Tensor, after: tuple[Intervention, ...]) -> dict:
     """Let one network learn: take the step, end the traces of an episode that is over, intervene.
 
-    Parameters
-    ----------
-    gradient : list of (weights, biases)
-        Of what is to grow where delta is positive.
-    features : list of tensors [units]
-        The hidden activities before the step.
-    delta, decay, kappa
-        As for `stream_x.obgd`.
-    over : bool scalar tensor
+    The features are the hidden activities before the step; the rest is as for `stream_x.obgd`.
     """
     trace = net["memory"]["per_weight"]["trace"]
     params, trace = stream_x.obgd(net["params"], trace, gradient, delta, decay, hyper, kappa)
     trace = tree_map(lambda z: torch.where(over, 0.0, z), trace)
-    memory, states = {"per_weight": {"trace": trace}, "initial": {}}, []
+    memory, states = {**net["memory"], "per_weight": {"trace": trace}}, []
     for each, state in zip(after, net["after"]):
         params, memory, state = each.apply(params, memory, state, features, hyper)
         states.append(_sparse(state, hyper))
@@ -104,7 +87,7 @@ def _agent(start: Callable, act: Callable, learn: Callable, settings: dict, desc
     settings = stream_x.SETTINGS | settings
     for each in after:
         settings |= each.settings
-    description = " ".join([description, *(each.name for each in after)])
+        description += f" {each.name}"
     return Agent(start, act, learn, settings, description, made_for, check)
 
 
@@ -117,16 +100,20 @@ def td_error(v: Tensor, v_next: Tensor, transition: dict, hyper: dict) -> Tensor
     return transition["reward"] + hyper["discount"] * coming - v
 
 
-def critic_gradient(critic: dict, transition: dict, hyper: dict) -> tuple:
-    """Give the gradient of v(s), (v(s), features) and the TD error of a critic with one output."""
+def learn_value(critic: dict, transition: dict, hyper: dict,
+                after: tuple[Intervention, ...]) -> tuple[dict, Tensor, Tensor]:
+    """Let a critic with one output learn v(s); give it, v(s) as it was, and the TD error."""
 
     def value(params, x):
         output, features = stream_x.apply(params, x, hyper["layer_norm"])
         return output[0], features
 
-    gradient, output = grad_and_value(value, has_aux=True)(critic["params"], transition["x"])
+    gradient, (v, features) = grad_and_value(value, has_aux=True)(critic["params"], transition["x"])
     v_next, _ = value(critic["params"], transition["next_x"])
-    return gradient, output, td_error(output[0], v_next, transition, hyper)
+    delta = td_error(v, v_next, transition, hyper)
+    critic = update(critic, gradient, features, delta, hyper["discount"] * hyper["trace_decay"],
+                    transition["over"], hyper, hyper["kappa"], after)
+    return critic, v, delta
 
 
 def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), *after: Intervention) -> Agent:
@@ -140,10 +127,7 @@ def stream_td(inputs: int, hidden: tuple[int, ...] = (32, 32), *after: Intervent
         return torch.zeros_like(t), t < 0
 
     def learn(state, hyper, transition, seed, t):
-        gradient, (v, features), delta = critic_gradient(state["critic"], transition, hyper)
-        critic = update(state["critic"], gradient, features, delta,
-                        hyper["discount"] * hyper["trace_decay"], transition["over"], hyper,
-                        hyper["kappa"], after)
+        critic, v, _ = learn_value(state["critic"], transition, hyper, after)
         return {"critic": critic}, v
 
     return _agent(start, act, learn, {}, f"stream_td {sizes}", (inputs, 0, 0), hidden, after)
@@ -227,7 +211,7 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
         return action[0].long() if actions else action, t < 0
 
     def learn(state, hyper, transition, seed, t):
-        gradient, (v, features), delta = critic_gradient(state["critic"], transition, hyper)
+        critic, v, delta = learn_value(state["critic"], transition, hyper, after)
 
         def objective(params):
             output, features = stream_x.apply(params, transition["x"], hyper["layer_norm"])
@@ -235,11 +219,10 @@ def stream_ac(inputs: int, actions: int, hidden: tuple[int, ...] = (32, 32),
             entropy = policy.entropy(output, {})
             return log_p + hyper["entropy"] * torch.sign(delta) * entropy, features
 
-        of_policy, heard = grad(objective, has_aux=True)(state["actor"]["params"])
-        same = dict(delta=delta, decay=hyper["discount"] * hyper["trace_decay"],
-                    over=transition["over"], hyper=hyper, after=after)
-        critic = update(state["critic"], gradient, features, **same, kappa=hyper["kappa"])
-        actor = update(state["actor"], of_policy, heard, **same, kappa=hyper["kappa_policy"])
+        gradient, features = grad(objective, has_aux=True)(state["actor"]["params"])
+        actor = update(state["actor"], gradient, features, delta,
+                       hyper["discount"] * hyper["trace_decay"], transition["over"], hyper,
+                       hyper["kappa_policy"], after)
         return {"critic": critic, "actor": actor}, v
 
     return _agent(start, act, learn, {"kappa_policy": 3.0, "entropy": 0.01},

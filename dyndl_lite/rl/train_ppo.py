@@ -6,6 +6,7 @@ when it does. All of it runs on the CPU: the networks are small, and the simulat
 """
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import MappingKey, SequenceKey, tree_map_with_path
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.experiment import diagnostics, drivers
 from dyndl_lite.experiment import run as loop
 from dyndl_lite.experiment.ensemble import grid, hypers_of
-from dyndl_lite.rl.gymnasium_adapters import layers
 from dyndl_lite.rl.ppo import ActorCritic, minibatches, networks, RolloutConfig
 
 RESET = ("nothing", "heads", "all")
@@ -36,67 +36,45 @@ class Condition(NamedTuple):
 def reinitialise(agents: dict, fresh: dict, heads: Tensor, all_of_it: Tensor) -> dict:
     """Replace the output layers of some agents, or all that they are, by those of fresh agents.
 
-    Parameters
-    ----------
-    agents, fresh : dicts of tensors [agents, ...]
-    heads, all_of_it : bool tensors [agents]
+    Of which agents is said by `heads` and `all_of_it`, bool tensors [agents]. What an optimiser
+    keeps for each weight goes with it.
     """
+    head = MappingKey("nets"), SequenceKey(len(agents["params"]["nets"]) - 1)
 
-    def chosen(mask):
-        return lambda new, old: torch.where(mask.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    def chosen(path: tuple, new: Tensor, old: Tensor) -> Tensor:
+        which = heads | all_of_it if head in pairwise(path) else all_of_it
+        return torch.where(which.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    agents = tree_map(chosen(all_of_it), fresh, agents)
-
-    def with_heads(new: dict, old: dict) -> dict:
-        *hidden, last = old["nets"]
-        return {**old, "nets": [*hidden, tree_map(chosen(heads), new["nets"][-1], last)]}
-
-    return {**agents, "params": with_heads(fresh["params"], agents["params"]),
-            "memory": agents["memory"] | {kind: {
-                name: with_heads(fresh["memory"][kind][name], part)
-                for name, part in agents["memory"][kind].items()} for kind in ("per_weight", "initial")}}
-
-
-def look(agents: dict, seen: Tensor, activation: str) -> dict[str, Tensor]:
-    """Look inside both networks of every agent [agents], on what it saw [agents, n, observations]."""
-    one, found = vmap(lambda params, X: diagnostics.diagnose(params, X, activation)), {}
-    for net, params in networks(agents["params"]).items():
-        found |= {f"{net}_{name}": v for name, v in one(params, seen).items()}
-    return found
+    return tree_map_with_path(chosen, fresh, agents)
 
 
 class Training(loop.Job):
-    """The agents of all conditions, [conditions x seeds], and where they act; steps are iterations."""
+    """The agents [conditions x seeds], and where they act; steps are iterations."""
 
     def __init__(self, place, agent, conditions, seeds, config, ends, task, name):
         seeds = loop.seeds_of(seeds).tolist()
         if not conditions:
             raise ValueError("conditions is empty: give at least one")
-        for condition, how in conditions.items():
-            if how.reset not in RESET:
-                raise ValueError(f"condition {condition!r} resets {how.reset!r}: use one of {RESET}")
         if config.envs * config.steps % config.minibatches:
             raise ValueError(f"{config.minibatches} minibatches do not divide "
                              f"{config.envs} x {config.steps} steps")
-        settings = [grid(agent, **how.settings) for how in conditions.values()]
-        for condition, several in zip(conditions, settings):
-            if len(several) > 1:
-                raise ValueError(f"condition {condition!r} has {len(several)} settings: give each "
+        settings = {}
+        for condition, how in conditions.items():
+            if how.reset not in RESET:
+                raise ValueError(f"condition {condition!r} resets {how.reset!r}: use one of {RESET}")
+            settings[condition], *more = grid(agent, **how.settings)
+            if more:
+                raise ValueError(f"condition {condition!r} has {len(more) + 1} settings: give each "
                                  "combination of values a condition of its own")
-
-        def each(values: list) -> Tensor:
-            return torch.tensor(values).repeat_interleave(len(seeds))
-
         self.name, self.agent, self.config, self.ends = name, agent, config, ends
         self.task, self.place_of = task, place
-        self.rows = [{"learner": condition, "seed": seed} for condition in conditions
-                     for seed in seeds]
-        self.seeds = torch.tensor(seeds * len(conditions), dtype=torch.int64)
-        self.hypers = {k: v.repeat_interleave(len(seeds))
-                       for k, v in hypers_of([one for one, in settings]).items()}
-        self.reset = [each([how.reset == what for how in conditions.values()])
-                      for what in RESET[1:]]
-        self.stationary = each([how.stationary for how in conditions.values()])
+        arms = [(condition, seed) for condition in conditions for seed in seeds]
+        self.rows = [{"learner": condition, "seed": seed} for condition, seed in arms]
+        self.seeds = torch.tensor([seed for _, seed in arms], dtype=torch.int64)
+        self.hypers = hypers_of([settings[condition] for condition, _ in arms])
+        hows = [conditions[condition] for condition, _ in arms]
+        self.reset = [torch.tensor([how.reset == what for how in hows]) for what in RESET[1:]]
+        self.stationary = torch.tensor([how.stationary for how in hows])
         self.kind = drivers.choose(self.device, self.agents(),
                                    ends[-1] * config.epochs * config.minibatches)
         self.learn = drivers.reused(self.kind, vmap(agent.step))
@@ -109,9 +87,9 @@ class Training(loop.Job):
     def start(self):
         self.place = self.place_of(self.agent, self.seeds, self.stationary, self.config,
                                    self.kind != "eager")
-        self.simulators = getattr(self.place, "simulators", None)
-        if self.simulators:  # registered by name, their code is not within reach of what makes them
-            self.facts += *map(type, layers(self.simulators.envs[0])),
+        if hasattr(self.place, "simulators"):
+            self.simulators = self.place.simulators
+            self.facts += self.simulators.kinds
         self.place.begin(0)
         return {"agents": self.agents(), "running": torch.zeros(len(self.seeds), self.config.envs)}
 
@@ -125,19 +103,22 @@ class Training(loop.Job):
             if self.place.begin(number):
                 running = torch.zeros_like(running)
         rollout = self.place.collect(agents["params"], t)
-        X, Y = minibatches(agents, self.hypers, rollout, self.agent.activation, self.seeds, t,
-                           self.config)
-        agents, _ = self.learn(agents, self.hypers, X, Y)
+        examples = minibatches(agents, self.hypers, rollout, self.agent.activation, self.seeds, t,
+                               self.config)
+        agents, _ = self.learn(agents, self.hypers, *examples)
         running, returns = earned(running, rollout)
         sums = {"reward": rollout["reward"].mean((0, 2)), "return": returns,
                 "episodes": rollout["over"].sum((0, 2)).float()}
         return {"agents": agents, "running": running}, sums, rollout["observation"]
 
     def measure(self, state, t, sums, steps, seen):
-        seen = seen.transpose(0, 1).flatten(1, 2)
+        look = vmap(lambda params, X: diagnostics.diagnose(params, X, self.agent.activation))
+        seen = seen.transpose(0, 1).flatten(1, 2)  # [agents, n, observations]
+        inside = {f"{net}_{name}": value
+                  for net, params in networks(state["agents"]["params"]).items()
+                  for name, value in look(params, seen).items()}
         return {"reward": sums["reward"] / steps, "return": sums["return"] / sums["episodes"],
-                "episodes": sums["episodes"],
-                **look(state["agents"], seen, self.agent.activation)}
+                "episodes": sums["episodes"], **inside}
 
     def when(self, end):
         return {"step": end * self.config.steps * self.config.envs,
@@ -151,23 +132,14 @@ class Training(loop.Job):
         return {name: packed[name] for name in ("agents", "running")}
 
     def close(self):
-        if self.simulators:
+        if hasattr(self, "simulators"):
             self.simulators.close()
 
 
 def earned(running: Tensor, rollout: dict) -> tuple[Tensor, Tensor]:
-    """Sum up rewards to returns.
+    """Sum up rewards, on from what the `running` episodes have brought so far [agents, envs].
 
-    Parameters
-    ----------
-    running : tensor [agents, envs]
-        What the episodes that are under way have brought so far.
-
-    Returns
-    -------
-    running : tensor [agents, envs]
-    returns : tensor [agents]
-        The sum of the returns of all episodes that ended.
+    Give that as it is after the rollout, and the sum of the returns of all that ended [agents].
     """
     returns = torch.zeros(len(running))
     for reward, over in zip(rollout["reward"], rollout["over"]):
@@ -192,16 +164,14 @@ def train_ppo(place: Callable, agent: ActorCritic, conditions: dict[str, Conditi
         They meet the same environments, episodes and chance, seed by seed.
     seeds : iterable of int
     iterations : int
-        In each one acts for ``config.steps`` in ``config.envs`` copies, then learns.
+        In each one acts as `config` says, then learns.
     bin : int
         Iterations a row of the result; the last bin of a task takes what is left.
     task : int, optional
         Iterations from one task to the next; None: there is only one.
     config : RolloutConfig
-    folder : path, optional
-        Where to keep a checkpoint. A run that is started again, or for longer, goes on from there.
-    name : str
-        Of the checkpoint, and of the progress.
+    folder, name, save_every
+        As for `train_streaming`.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from torch.func import vmap
 from dyndl_lite.experiment import drivers, ensemble
 from dyndl_lite.experiment import run as loop
 from dyndl_lite.rl.environments import check_fit, Environment
-from dyndl_lite.rl.gymnasium_adapters import layers, load, save, Simulators
+from dyndl_lite.rl.gymnasium_adapters import Simulators
 from dyndl_lite.rl.interaction import in_simulator, interaction, never
 from dyndl_lite.rl.streaming import Agent
 
@@ -34,21 +34,17 @@ def train_streaming(agent: Agent, environment: Environment | Callable, variants:
     ----------
     agent : Agent
     environment : Environment, or function
-        One of `environments`, or what makes an environment of gymnasium's: see
-        `gymnasium_adapters.find`.
+        One of `environments`, or what makes one of gymnasium's: see `gymnasium_adapters.find`.
     variants : dict of name -> values
         Settings to sweep, as `ensemble.grid` takes them, under the name of each variant.
-    seeds : iterable of int
-    steps, bin : int
-        Steps in all, and steps a row of the result; the last bin takes what is left, from half a
-        bin to one and a half.
+    seeds, steps, bin
+        As for `ensemble.run`, in steps.
     changes : function of (seed, t)
         How our environment changes: see `interaction.interaction`.
     probes : functions of (agent, hyper, X)
         See `interaction.probe`: they look at the last 500 observations of each bin.
-    folder : path, optional
-        Where a checkpoint is kept, every `save_every` seconds and at the end. A run that is started
-        again, or for longer, goes on from there. Simulators must be such as can be saved.
+    folder, save_every
+        As for `experiment.run.run`. Simulators must be such as can be saved.
     name : str, optional
         Of the checkpoint, and of the progress; by default the agent's.
 
@@ -106,7 +102,7 @@ class _Streaming(loop.Job):
                "episodes": sums["episodes"], "value": sums["value"] / steps}
         for probe in self.probes:
             look = vmap(vmap(probe, in_dims=(0, None, 1)), in_dims=(0, 0, 1))
-            row |= look(self.agents(state), self.hypers, seen)
+            row |= look(state["agent"], self.hypers, seen)
         return {name: value.float() for name, value in row.items()}
 
 
@@ -141,10 +137,6 @@ class InEnvironment(_Streaming):
         state, reports = self.interact(state, steps)
         return state, *_sums(reports)
 
-    @staticmethod
-    def agents(state):
-        return state["agent"]
-
 
 class InSimulators(_Streaming):
     """Agents in gymnasium's environments, one for each setting and seed."""
@@ -159,14 +151,13 @@ class InSimulators(_Streaming):
     def start(self):
         shape = len(self.settings), len(self.seeds)
         self.simulators = Simulators([self.make] * len(self.rows))
-        # Registered by name, an environment's code is not within reach of what makes it.
-        self.facts += *map(type, layers(self.simulators.envs[0])),
+        self.facts += self.simulators.kinds
         check_fit(self.agent.made_for, self.simulators.envs[0])
         first = self.simulators.reset(self.seeds.tolist() * shape[0]).unflatten(0, shape)
-        start, step = in_simulator(self.agent, first.shape[-1])
+        start, step = in_simulator(self.agent)
         self.go = drivers.reused(self.kind, vmap(vmap(step, (0, None, 0, 0)), (0, 0, 0, 0)))
-        return drivers.laid_out(vmap(vmap(start, (0, None, 0)), (None, 0, 0))(
-            self.seeds, self.hypers, first))
+        agents = vmap(vmap(start, (0, None, 0)), (None, 0, 0))(self.seeds, self.hypers, first)
+        return drivers.laid_out(agents)
 
     def advance(self, state, t, steps):
         reports, shape = [], (len(self.settings), len(self.seeds))
@@ -179,16 +170,11 @@ class InSimulators(_Streaming):
             reports.append(report)
         return state, *_sums(torch.cat(reports))
 
-    @staticmethod
-    def agents(state):
-        return state["agent"]["agent"]
-
     def pack(self, state):
-        return {"state": state, "environments": [save(env) for env in self.simulators.envs]}
+        return {"state": state, "environments": self.simulators.save()}
 
     def unpack(self, packed):
-        for env, one in zip(self.simulators.envs, packed["environments"]):
-            load(env, one)
+        self.simulators.load(packed["environments"])
         return packed["state"]
 
     def close(self):
