@@ -21,15 +21,9 @@ ACTIVATIONS = {
 }
 
 # Kaiming's gain per activation; the paper uses ReLU's for ELU and swish.
-_GAINS = {
-    "relu": math.sqrt(2),
-    "leaky_relu": math.sqrt(2 / (1 + 0.01**2)),
-    "elu": math.sqrt(2),
-    "swish": math.sqrt(2),
-    "tanh": 5 / 3,
-    "sigmoid": 1.0,
-    "linear": 1.0,
-}
+_GAINS = {**dict.fromkeys(("relu", "elu", "swish"), math.sqrt(2)),
+          "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "tanh": 5 / 3, "sigmoid": 1.0,
+          "linear": 1.0, "zero": 0.0}  # of an output layer, and of one that starts at zero
 
 
 def weight_bound(fan_in: int, activation: str) -> float:
@@ -38,6 +32,14 @@ def weight_bound(fan_in: int, activation: str) -> float:
     He et al. (2015), as used by Dohare et al. (2024), Methods.
     """
     return _GAINS[activation] * math.sqrt(3 / fan_in)
+
+
+def drawn(seed: Tensor, layer: int, shape: tuple[int, ...], activation: str) -> tuple[Tensor, Tensor]:
+    """Draw the weights [units, ...] of a layer, uniform within `weight_bound`; its biases are zero."""
+    where = torch.arange(math.prod(shape), device=seed.device)
+    bound = weight_bound(math.prod(shape[1:]), activation)
+    W = bound * (2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1)
+    return W.reshape(shape), torch.zeros(shape[0], device=seed.device)
 
 
 def mlp(sizes: tuple[int, ...], activation: str = "relu") -> Model:
@@ -75,15 +77,10 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
         raise ValueError(f"activation {activation!r} is unknown: use one of {list(ACTIVATIONS)}")
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes {sizes}: give inputs, hidden units a layer, outputs, all >= 1")
-    params = []
+    kinds = [activation] * (len(sizes) - 2) + ["linear"]
     heard = [sizes[0], *(multiplicity * n for n in sizes[1:-1])]
-    for layer, (fan_in, units) in enumerate(zip(heard, sizes[1:])):
-        last = layer == len(sizes) - 2
-        bound = weight_bound(fan_in, "linear" if last else activation)
-        where = torch.arange(units * fan_in, device=seed.device)
-        w = bound * (2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1)
-        params.append((w.reshape(units, fan_in), torch.zeros(units, device=seed.device)))
-    return params
+    return [drawn(seed, layer, shape, kinds[layer])
+            for layer, shape in enumerate(zip(sizes[1:], heard))]
 
 
 def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor, list[Tensor]]:
@@ -99,8 +96,7 @@ def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor
     Returns
     -------
     output : tensor [outputs]
-    features : list of tensors [units]
-        The activity h of every hidden layer.
+    features : list of tensors [units], the activity h of every hidden layer
     """
     f = ACTIVATIONS[activation]
     h, features = x, []
@@ -113,20 +109,19 @@ def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor
 
 def curvatures(params: Params, inputs: list[Tensor], of_output: Tensor,
                activation: str = "relu") -> list[Tensor]:
-    """Carry the curvature of the loss back to every unit.
+    """Approximate the second derivatives of the loss by each unit's summed input z.
 
-    Approximate second derivatives of the loss with respect to each unit's summed input z, as
-    LeCun, Denker and Solla (1990, Equations 6 to 9) carry them back, without the term in f'':
+    As LeCun, Denker and Solla (1990, Equations 6 to 9) carry them back, without the term in f'':
     c_j = f'(z_j)^2 sum_k w_kj^2 c_k, never negative.
 
     Parameters
     ----------
-    params : list of (weights, biases)
+    params, activation
+        As for `forward`.
     inputs : list of tensors [inputs]
         Of each layer: x, then the activities of the hidden layers.
     of_output : tensor [outputs]
-        Second derivatives with respect to the outputs.
-    activation : str
+        Second derivatives by the outputs.
 
     Returns
     -------

@@ -6,6 +6,7 @@ have it for small images: no max pool, and a stem that keeps the side). Who lear
 `incremental`.
 """
 
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import keyed_random as random
 from dyndl_lite.learning import Chains, LayerState, Model
-from dyndl_lite.models.mlp import weight_bound
+from dyndl_lite.models.mlp import drawn
 
 _RATE, _TINY = 0.1, 1e-5  # of batch norm: of its running statistics, and added to the variance
 
@@ -53,19 +53,10 @@ def initialise(seed: Tensor, layout: Layout) -> tuple[dict, dict]:
     norms : dict
         Nested like it, without the head: the running (mean, variance) of every channel.
     """
-    layer = 0
-
-    def weights(shape, activation):
-        nonlocal layer
-        layer += 1
-        fan_in = torch.Size(shape[1:]).numel()
-        where = torch.arange(shape[0] * fan_in, device=seed.device)
-        W = 2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1
-        return ((weight_bound(fan_in, activation) * W).reshape(shape),
-                torch.zeros(shape[0], device=seed.device))
+    layers = count(1)
 
     def convolution(shape):
-        W, b = weights(shape, "relu")
+        W, b = drawn(seed, next(layers), shape, "relu")
         return (W, b), (torch.ones_like(b), torch.zeros_like(b))
 
     def everywhere(make, of):
@@ -75,7 +66,7 @@ def initialise(seed: Tensor, layout: Layout) -> tuple[dict, dict]:
     shapes = layout.shapes()
     params = everywhere(convolution, shapes)
     norms = everywhere(lambda conv: tuple(tree_map(torch.clone, conv[1][::-1])), params)
-    return {**params, "head": weights(shapes["head"], "linear")}, norms
+    return {**params, "head": drawn(seed, next(layers), shapes["head"], "linear")}, norms
 
 
 def convolve(conv: tuple, norm: tuple, x: Tensor, stride: int,
@@ -89,8 +80,7 @@ def convolve(conv: tuple, norm: tuple, x: Tensor, stride: int,
     Returns
     -------
     z : tensor [minibatch, channels, side, side]
-    norm : tuple
-        The running (mean, variance) afterwards.
+    norm : tuple, the running (mean, variance) afterwards
     """
     (W, b), (scale, shift) = conv
     z = F.conv2d(x, W, b, stride=stride, padding=W.shape[-1] // 2)
@@ -107,12 +97,11 @@ def convolve(conv: tuple, norm: tuple, x: Tensor, stride: int,
 
 def forward(params: dict, norms: dict, x: Tensor,
             learning: bool = False) -> tuple[Tensor, list[Tensor], dict]:
-    """Run one network on a minibatch.
+    """Run one network, as `initialise` makes it, on a minibatch.
 
     Parameters
     ----------
     params, norms : dict
-        As `initialise` makes them.
     x : tensor [minibatch, 3, side, side]
     learning : bool
         Whether batch norm looks at the minibatch.
@@ -122,8 +111,7 @@ def forward(params: dict, norms: dict, x: Tensor,
     output : tensor [minibatch, outputs]
     features : list of tensors [minibatch, channels, places]
         What passes from the first to the second convolution of each block.
-    norms : dict
-        The running statistics afterwards.
+    norms : dict, the running statistics afterwards
     """
     z, stem = convolve(params["stem"], norms["stem"], x, 1, learning)
     h, features, blocks = torch.relu(z), [], []
