@@ -15,8 +15,7 @@ import psutil
 
 REMEDIES = {
     **dict.fromkeys([errno.ENOSPC, errno.EDQUOT], "free some space and run it again"),
-    **dict.fromkeys([errno.EACCES, errno.EPERM, errno.EROFS],
-                    "choose a folder that you may write to"),
+    **dict.fromkeys([errno.EACCES, errno.EPERM, errno.EROFS], "choose a folder that you may write to"),
 }
 ABOVE = Path(__file__).resolve().parent.parent
 
@@ -38,13 +37,7 @@ def absolute(path: str | os.PathLike) -> Path:
 
 
 def checkout() -> Path:
-    """The folder that holds the package, `notebooks/` and `data/`.
-
-    Raises
-    ------
-    UserError
-        If the package was installed without them, as from a wheel.
-    """
+    """The folder of the package, `notebooks/` and `data/`; UserError if they did not come with it."""
     if not all((ABOVE / name).exists() for name in ["pyproject.toml", "notebooks", "data"]):
         raise UserError(f"the dyndl_lite in {ABOVE} came without its notebooks and data; get the "
                         "repository and call `pip install -e .` in it")
@@ -53,12 +46,7 @@ def checkout() -> Path:
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file whole or not at all.
-
-    Parameters
-    ----------
-    path : path
-        The file to write. Its folder is made if it is missing.
+    """Write a file whole or not at all; its folder is made if it is missing.
 
     Yields
     ------
@@ -71,11 +59,6 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     ------
     OSError
         Where the file cannot be written: one line that names it, says why and what to do.
-
-    Examples
-    --------
-    >>> with atomic("build/table.csv") as part:         # doctest: +SKIP
-    ...     table.to_csv(part, index=False)
     """
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")

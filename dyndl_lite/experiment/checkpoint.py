@@ -10,20 +10,17 @@ from dyndl_lite.files import atomic
 
 def save(path: Path, state: dict) -> None:
     """Write a dict of tensors and numbers; the file is replaced whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(_whole(state).getbuffer())
-
-
-def _whole(state: dict) -> io.BytesIO:
     whole = io.BytesIO()  # torch's own writer would hide a full disk in a RuntimeError
     torch.save(state, whole)
-    return whole
+    with atomic(path) as temporary:
+        temporary.write_bytes(whole.getbuffer())
 
 
 def check(state: dict, name: str) -> None:
     """Raise ValueError if a state could not be read back from a file."""
     try:
-        whole = _whole(state)
+        whole = io.BytesIO()
+        torch.save(state, whole)
         whole.seek(0)
         torch.load(whole, weights_only=True)
     except Exception as error:  # torch and pickle raise many kinds
@@ -35,17 +32,8 @@ def check(state: dict, name: str) -> None:
 def load(path: Path, mark: str, ends: list[int], device: torch.device) -> dict | None:
     """Read a checkpoint back, or None if there is none or it belongs to another run.
 
-    Parameters
-    ----------
-    mark : str
-        The fingerprint of all that the run's course depends on.
-    ends : list of int
-        Where its bins end; a run with fewer of them is its beginning.
-
-    Raises
-    ------
-    ValueError
-        If the file is there but cannot be read.
+    A run is known by its fingerprint and the ends of its bins; one with fewer is its beginning.
+    ValueError if the file is there but cannot be read.
     """
     if not path.is_file():
         return None

@@ -26,10 +26,7 @@ CHUNK, CHUNK_BYTES = 1_000, 64 * 2**20
 def grid(learner: Learner, **values: float | list[float]) -> list[dict[str, float]]:
     """Give every combination of some settings' values, the others at their defaults.
 
-    Raises
-    ------
-    ValueError
-        If a setting is unknown to the learner or cannot run.
+    ValueError if a setting is unknown to the learner or cannot run.
     """
     for name in values:
         if name not in learner.settings:
@@ -58,8 +55,8 @@ def batched(step: Callable) -> Callable:
 def start(learner: Learner, settings: list[dict], seeds: Tensor) -> tuple[dict, dict]:
     """Make the nets [settings, runs, ...] and the hypers [settings] of an ensemble."""
     one = vmap(learner.start)(seeds)
-    nets = tree_map(lambda a: torch.stack([a] * len(settings)), one)
-    return nets, hypers_of(settings, seeds.device)
+    return (tree_map(lambda a: torch.stack([a] * len(settings)), one),
+            hypers_of(settings, seeds.device))
 
 
 def hypers_of(settings: list[dict], device: torch.device = torch.device("cpu")) -> dict:
@@ -89,11 +86,10 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
         half a bin to one and a half.
     probe : function of (net, X), optional
         Gives a dict of scalars to record at the end of each bin, from the net and the last
-        `probe_examples` examples of the bin (fewer if the bin is shorter). If the stream has
-        a method ``test(seeds, t)`` it is a function of (net, X, Y), what that gives for a run.
-    folder : path, optional
-        Where to keep a checkpoint of each learner, every `save_every` seconds and at its end.
-        A run that is started again, or for longer, goes on from there, bit for bit.
+        `probe_examples` examples of the bin (fewer if it is shorter). If the stream has a method
+        ``test(seeds, t)`` it is a function of (net, X, Y), what that gives for a run.
+    folder, save_every : path, optional, and float
+        Where and how often to keep a checkpoint of each learner, as for `run.run`.
     device : str
         "auto" (CUDA if there is a GPU), or a torch device.
     chunk : int
@@ -122,14 +118,9 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
 
 def live(stream, learner: Learner, values: dict, seeds: Iterable[int], steps: int,
          name: str = "nets", folder: str | Path | None = None, device: str = "auto") -> dict:
-    """Run one learner's ensemble, and give its nets as they are at the end.
+    """Run one learner's ensemble, and give its nets [settings, runs, ...] as they are at the end.
 
     Parameters are those of `run`.
-
-    Returns
-    -------
-    dict
-        What the learner remembers, each tensor [settings, runs, ...].
     """
     job, = _jobs(stream, {name: (learner, values)}, seeds, steps, steps, device=device)
     return loop.run(job, folder)[0]

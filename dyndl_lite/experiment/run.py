@@ -22,8 +22,8 @@ from dyndl_lite.experiment.progress import progress
 class Job:
     """Something with a course in time, for many rows of a table side by side.
 
-    A job is read only while it runs: all that changes is in its state, a tree of dicts, lists,
-    tensors and numbers; a simulator that keeps a state of its own is seen to by `pack`, `unpack`.
+    All that changes while it runs is in its state, a tree of dicts, lists, tensors and numbers; a
+    simulator that keeps a state of its own is seen to by `pack`, `unpack`.
     """
 
     name: str  # for the progress, the checkpoint and messages
@@ -39,16 +39,7 @@ class Job:
         raise NotImplementedError
 
     def advance(self, state: dict, t: int, steps: int) -> tuple[dict, dict, object]:
-        """Advance from step t.
-
-        Returns
-        -------
-        state : dict
-        sums : dict of tensors
-            What is summed over a bin.
-        seen
-            What `measure` may look at, where these steps end a bin.
-        """
+        """Advance from step t; give the state, what is summed over a bin, and what `measure` may see."""
         raise NotImplementedError
 
     def measure(self, state: dict, t: int, sums: dict, steps: int, seen) -> dict[str, Tensor]:
@@ -91,11 +82,6 @@ def seeds_of(seeds: Iterable[int], device: torch.device = torch.device("cpu")) -
     return seeds
 
 
-def file_of(folder: str | Path | None, name: str) -> Path | None:
-    """Give the path of a job's checkpoint."""
-    return Path(folder) / f"{quote(name, safe='')}.pt" if folder else None
-
-
 def run(job: Job, folder: str | Path | None = None, save_every: float = 30.0
         ) -> tuple[dict, pd.DataFrame]:
     """Run a job to its end.
@@ -109,21 +95,20 @@ def run(job: Job, folder: str | Path | None = None, save_every: float = 30.0
 
     Returns
     -------
-    state : dict
-        At the end.
-    table : DataFrame
-        One row for each of the job's rows and each bin.
+    state : dict, at the end
+    table : DataFrame, one row for each of the job's rows and each bin
 
     Raises
     ------
     ValueError, OSError
         Before any work, if a checkpoint cannot be kept.
     """
+    path = Path(folder) / f"{quote(job.name, safe='')}.pt" if folder else None
     threads = torch.get_num_threads()
     if job.one_thread:
         torch.set_num_threads(1)
     try:
-        return _run(job, file_of(folder, job.name), save_every)
+        return _run(job, path, save_every)
     finally:
         torch.set_num_threads(threads)
         job.close()
@@ -140,8 +125,8 @@ def _run(job: Job, path: Path | None, save_every: float) -> tuple[dict, pd.DataF
     if mark:
         saved = checkpoint.load(path, mark, job.ends, job.device)
         if saved:
-            state, t, sums, bins = (saved[k] for k in ("state", "t", "sums", "bins"))
-            state = job.unpack(state)
+            t, sums, bins = saved["t"], saved["sums"], saved["bins"]
+            state = job.unpack(saved["state"])
         else:
             checkpoint.check(kept(), job.name)
             checkpoint.save(path, kept())
@@ -163,7 +148,10 @@ def _run(job: Job, path: Path | None, save_every: float) -> tuple[dict, pd.DataF
             if mark and (time.monotonic() - last_save >= save_every or t == job.ends[-1]):
                 checkpoint.save(path, kept())
                 last_save = time.monotonic()
-    return state, _table(job, bins)
+    table = pd.DataFrame([{**row, **job.when(end)} for row in job.rows for end in job.ends])
+    for name in bins[0]:
+        table[name] = torch.stack([one[name] for one in bins], 1).flatten().double().numpy()
+    return state, table
 
 
 def _mark(job: Job) -> str | None:
@@ -175,11 +163,3 @@ def _mark(job: Job) -> str | None:
         print(f"[dyndl_lite] {job.name!r} is run without a checkpoint: whether one is of the same "
               f"code cannot be known ({error})", flush=True)
         return None
-
-
-def _table(job: Job, bins: list[dict]) -> pd.DataFrame:
-    """Give the tidy table."""
-    table = pd.DataFrame([{**row, **job.when(end)} for row in job.rows for end in job.ends])
-    for name in bins[0]:
-        table[name] = torch.stack([one[name] for one in bins], 1).flatten().double().numpy()
-    return table
