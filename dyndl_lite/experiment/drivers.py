@@ -158,8 +158,10 @@ def _overwriting(step: Callable) -> Callable:
     def one(nets, hypers, x, y):
         mark = _mark(nets, hypers, x, y)
         if mark not in ways:
-            ways[mark] = (_hands_on(nets, step(nets, hypers, x, y)[0]),
-                          _compile(write, {"realize_reads_threshold": 16}))
+            old, new = ([a.untyped_storage().data_ptr() for a in tree_leaves(each)]
+                        for each in (nets, step(nets, hypers, x, y)[0]))
+            hands_on = any(at in old and at != old[i] for i, at in enumerate(new))
+            ways[mark] = hands_on, _compile(write, {"realize_reads_threshold": 16})
         hands_on, way = ways[mark]
         # The copy is made out here, for the compiler would take it for superfluous.
         return way(nets, laid_out(nets) if hands_on else None, hypers, x, y)
@@ -170,12 +172,6 @@ def _overwriting(step: Callable) -> Callable:
         return score
 
     return one
-
-
-def _hands_on(*nets) -> bool:
-    """Tell whether a leaf of the new nets is, or looks at, an old leaf of another place."""
-    old, new = ([a.untyped_storage().data_ptr() for a in tree_leaves(each)] for each in nets)
-    return any(at in old and at != old[i] for i, at in enumerate(new))
 
 
 def in_place(step: Callable) -> Callable:

@@ -89,9 +89,9 @@ def run(job: Job, folder: str | Path | None = None, save_every: float = 30.0
     Parameters
     ----------
     job : Job
-    folder : path, optional
-        Where a checkpoint is kept: at the start, every `save_every` seconds, and at the end. A run
-        that is started again, or for longer, goes on from there, bit for bit.
+    folder, save_every : path, optional, and float
+        Where a checkpoint is kept: at the start, every so many seconds, and at the end. A run that is
+        started again, or for longer, goes on from there, bit for bit.
 
     Returns
     -------

@@ -30,10 +30,7 @@ class Layout(NamedTuple):
     def weights(self, multiplicity: int = 1) -> list[tuple[int, ...]]:
         """Give the shape of each layer's weights, if each unit passes on so many numbers.
 
-        Raises
-        ------
-        ValueError
-            If a kernel does not fit into what it should see.
+        ValueError if a kernel does not fit into what it should see.
         """
         inputs, side, shapes = 3, self.side, []
         for units, kernel in zip(self.channels, self.kernels, strict=True):
@@ -58,10 +55,7 @@ def cnn(layout: Layout) -> Model:
 def initialise(seed: Tensor, layout: Layout, multiplicity: int = 1) -> Params:
     """Draw the weights of one new network, as `mlp.initialise` does; its head starts at zero.
 
-    Returns
-    -------
-    list of (weights, biases), one pair a layer
-        Weights [channels, inputs, kernel, kernel] of a convolution, [units, inputs] of the rest.
+    Those of a convolution are [channels, inputs, kernel, kernel].
     """
     *hidden, head = enumerate(layout.weights(multiplicity))
     return [*(drawn(seed, *layer, "relu") for layer in hidden), drawn(seed, *head, "zero")]

@@ -58,9 +58,9 @@ def links(module: nn.Module, example: Tensor | tuple,
     Raises
     ------
     ValueError
-        If there is no hidden layer, or if one does not speak unit by unit to exactly one listener
-        (skip connections, several heads, attention, recurrence, layer norm), shares its weights, or
-        is heard by a layer without a bias.
+        If there is no hidden layer, or if one does not speak unit by unit to exactly one listener (skip
+        connections, heads, attention, recurrence, layer norm), shares its weights, or its listener has
+        no bias.
     """
     modules = dict(module.named_modules())
     layers = {name: m for name, m in modules.items() if isinstance(m, LAYERS)}
@@ -125,23 +125,21 @@ def links(module: nn.Module, example: Tensor | tuple,
 
 def _forward(module: nn.Module, example, watched: dict[str, nn.Module]):
     """Run a module on an example in eval mode; give a `_Call` for each watched module, and the output."""
-    calls = {}
+    calls, names = {}, {m: name for name, m in watched.items()}
 
-    def watch(name: str):
-        def hook(_, args, output) -> None:
-            if name in calls:
-                raise ValueError(f"layer {name!r} is called twice in a forward pass: shared weights, "
-                                 "as in recurrent networks, are not supported")
-            calls[name] = _Call(args[0], args[0].grad_fn, output, output.grad_fn)
-        return hook
+    def hook(m, args, output) -> None:
+        if names[m] in calls:
+            raise ValueError(f"layer {names[m]!r} is called twice in a forward pass: shared weights, as "
+                             "in recurrent networks, are not supported")
+        calls[names[m]] = _Call(args[0], args[0].grad_fn, output, output.grad_fn)
 
     args = tree_map(lambda a: a.detach().requires_grad_().clone()  # a graph, though weights be frozen
                     if isinstance(a, Tensor) and a.is_floating_point() else a,
                     example if isinstance(example, tuple) else (example,))
     training = [m for m in module.modules() if m.training]
     with ExitStack() as undo:
-        for name, m in watched.items():
-            undo.callback(m.register_forward_hook(watch(name)).remove)
+        for m in names:
+            undo.callback(m.register_forward_hook(hook).remove)
         for m in training:
             m.training = False
             undo.callback(setattr, m, "training", True)

@@ -20,17 +20,14 @@ ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
 }
 
-# Kaiming's gain per activation; the paper uses ReLU's for ELU and swish.
+# Kaiming's gain per activation; Dohare et al. (2024), Methods, use ReLU's for ELU and swish.
 _GAINS = {**dict.fromkeys(("relu", "elu", "swish"), math.sqrt(2)),
           "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "tanh": 5 / 3, "sigmoid": 1.0,
           "linear": 1.0, "zero": 0.0}  # of an output layer, and of one that starts at zero
 
 
 def weight_bound(fan_in: int, activation: str) -> float:
-    """Half-width of the uniform distribution of initial weights, gain x sqrt(3 / fan_in).
-
-    He et al. (2015), as used by Dohare et al. (2024), Methods.
-    """
+    """Half-width of the uniform initial weights, gain x sqrt(3 / fan_in): He et al. (2015)."""
     return _GAINS[activation] * math.sqrt(3 / fan_in)
 
 
@@ -56,7 +53,7 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
     Parameters
     ----------
     seed : int64 scalar tensor
-        The run's seed: the same seed and sizes give the same network for every learner.
+        The same seed and sizes give the same network for every learner.
     sizes : tuple of int
         Inputs, units of each hidden layer, outputs; ``(20, 1)`` is a linear network.
     activation : str
@@ -67,11 +64,6 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
     Returns
     -------
     list of (weights [units, inputs], biases [units]), one pair a layer
-
-    Raises
-    ------
-    ValueError
-        If the activation is unknown or there are fewer than two sizes.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown: use one of {list(ACTIVATIONS)}")

@@ -2,8 +2,7 @@
 
 A convolution, blocks of two convolutions with a shortcut around them, the mean over all places,
 a linear output; batch norm follows every convolution (He et al. 2016; ResNet-18 as Dohare et al. 2024
-have it for small images: no max pool, and a stem that keeps the side). Who learns with it is in
-`incremental`.
+have it for small images: no max pool, and a stem that keeps the side). `incremental` learns with it.
 """
 
 from itertools import count
@@ -71,16 +70,11 @@ def initialise(seed: Tensor, layout: Layout) -> tuple[dict, dict]:
 
 def convolve(conv: tuple, norm: tuple, x: Tensor, stride: int,
              learning: bool) -> tuple[Tensor, tuple]:
-    """Convolve a minibatch and normalise each channel (Ioffe and Szegedy 2015).
+    """Convolve a minibatch and normalise each channel (Ioffe and Szegedy 2015); give the norm too.
 
     While learning, by its mean and variance over the minibatch and all places, and the running ones
     follow; else by the running ones. The bias of a convolution matters only then: it is there for
     what a replaced unit leaves behind.
-
-    Returns
-    -------
-    z : tensor [minibatch, channels, side, side]
-    norm : tuple, the running (mean, variance) afterwards
     """
     (W, b), (scale, shift) = conv
     z = F.conv2d(x, W, b, stride=stride, padding=W.shape[-1] // 2)
