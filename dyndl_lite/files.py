@@ -48,17 +48,10 @@ def checkout() -> Path:
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file whole or not at all; its folder is made if it is missing.
 
-    Yields
-    ------
-    Path
-        A temporary name in the same folder, with the same suffix. Write there; on leaving the
-        block the file is flushed to the disk and takes its name in one step. If the block
-        raises, the temporary file is removed and an earlier `path` stays as it was.
-
-    Raises
-    ------
-    OSError
-        Where the file cannot be written: one line that names it, says why and what to do.
+    Write to the path that this gives, a temporary name in the same folder with the same suffix: on
+    leaving the block the file is flushed to the disk and takes its name in one step. If the block
+    raises, the temporary file is removed and an earlier `path` stays as it was. Where it cannot be
+    written the OSError names it, and says in one line why and what to do.
     """
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")

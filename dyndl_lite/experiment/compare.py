@@ -56,10 +56,8 @@ def remembered(frame: pd.DataFrame, metric: str, by: list[str], cycle: int, visi
     ----------
     frame, metric, by
         As for `window_mean`; the bins are of 100 examples.
-    cycle, visit : int
-        Visits a cycle, and examples a visit.
-    cycles : int
-        How many of the last cycles count.
+    cycle, visit, cycles : int
+        Visits a cycle, examples a visit, and how many of the last cycles count.
 
     Returns
     -------
@@ -85,8 +83,8 @@ def interval(values) -> tuple[float, float, float]:
     if not np.isfinite(values).all():
         return (np.nan,) * 3
     mean = float(values.mean())
-    half = half_width(values.std(ddof=1), len(values)) if len(values) > 1 else np.nan
-    return mean, mean - float(half), mean + float(half)
+    half = float(half_width(values.std(ddof=1), len(values))) if len(values) > 1 else np.nan
+    return mean, mean - half, mean + half
 
 
 def half_width(deviation, runs):
@@ -97,10 +95,7 @@ def half_width(deviation, runs):
 def paired(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
     """Mean of a - b, both indexed by seed, over the seeds that both have, with its 95 % interval.
 
-    Raises
-    ------
-    ValueError
-        If they have no seed in common.
+    ValueError if they have no seed in common.
     """
     both = pd.concat([a, b], axis=1, join="inner").to_numpy()
     if len(both) == 0:

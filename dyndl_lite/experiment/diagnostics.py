@@ -48,9 +48,10 @@ def effective_rank(H: Tensor) -> Tensor:
 
 
 def stable_rank(H: Tensor, share: float = 0.99) -> Tensor:
-    """Stable rank of Dohare et al. (2024): the fewest singular values that reach 99 % of their sum.
+    """Stable rank as Dohare et al. (2024) use the name.
 
-    Elsewhere the name means `stable_rank_frobenius`.
+    The fewest singular values that together reach 99 % of the sum of all. Elsewhere the
+    name means `stable_rank_frobenius`.
     """
     s = _singular_values(H)
     reached = torch.cumsum(s, 0) >= share * s.sum()

@@ -47,11 +47,7 @@ def make(kind: str, step: Callable) -> Callable:
 
     A compiled driver that cannot be built (no C++ compiler, or torch's private scan is gone) gives
     one notice and goes on as the eager loop; a mistake in the step itself is raised from there.
-
-    Raises
-    ------
-    ValueError
-        If no driver has that name.
+    ValueError if no driver has that name.
     """
     if kind == "eager":
         return eager(step)

@@ -36,18 +36,10 @@ def save_table(frame: pd.DataFrame, out: str | Path, name: str) -> None:
 
 
 def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None:
-    """Put the rows of one part of a recorded table in the place of its old ones.
+    """Put the rows of one part of a recorded table, a CSV file, in the place of its old ones.
 
-    Parameters
-    ----------
-    table : Path
-        A CSV file; what made its parts is noted, by name, in the JSON file beside it.
-    name : str
-    part : dict
-        Columns and values by which the part's rows are known.
-    rows : DataFrame
-    **made
-        What made them: the command, the seconds, the data.
+    `part` holds the columns and values by which its rows are known. What made them (the command, the
+    seconds, the data) is noted under the part's name in the JSON file beside the table.
     """
     if table.exists():
         old = pd.read_csv(table)

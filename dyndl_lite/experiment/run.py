@@ -157,8 +157,8 @@ def _run(job: Job, path: Path | None, save_every: float) -> tuple[dict, pd.DataF
 def _mark(job: Job) -> str | None:
     """Digest all that a job's course depends on: then another one cannot continue it."""
     try:
-        return fingerprint(type(job), job.facts, job.chunk, str(job.device), drivers,
-                           compiler, sys.modules[__name__])
+        return fingerprint(type(job), job.facts, job.chunk, str(job.device), drivers, compiler,
+                           sys.modules[__name__])
     except Unknowable as error:
         print(f"[dyndl_lite] {job.name!r} is run without a checkpoint: whether one is of the same "
               f"code cannot be known ({error})", flush=True)

@@ -113,8 +113,8 @@ def links(module: nn.Module, example: Tensor | tuple,
                 raise ValueError(f"layer {name!r} shares its weights with another module")
         _check_units(layer, layers[layer], calls[layer].said,
                      listener, layers[listener], calls[listener].heard)
-        after = next((name for name, call in calls.items()
-                      if name in norms and call.heard_from is calls[listener].node), None)
+        after = next((name for name in norms if name in calls
+                      and calls[name].heard_from is calls[listener].node), None)
         if layers[listener].bias is None and after is None:
             raise ValueError(f"layer {listener!r} has no bias to keep the mean of a replaced unit "
                              f"of {layer!r}: give it one, or batch norm after it")
@@ -167,9 +167,9 @@ def _check_units(name, layer, said, listener_name, listener, heard) -> None:
     for unit in {0, units // 2, units - 1}:
         slope, = torch.autograd.grad(view[:, unit].sum(), said, retain_graph=True)
         if (slope.movedim(1 - layer.weight.ndim, 0)[torch.arange(units) != unit] != 0).any():
-            raise ValueError(f"what {listener_name!r} hears of unit {unit} of {name!r} depends on "
-                             "other units (a normalisation over units, attention, or another order "
-                             "of the inputs): such a unit cannot be replaced alone")
+            raise ValueError(f"what {listener_name!r} hears of unit {unit} of {name!r} depends on other "
+                             "units (a normalisation over units, attention, or another order of the "
+                             "inputs): such a unit cannot be replaced alone")
 
 
 def from_module(module: nn.Module, example: Tensor,

@@ -101,19 +101,20 @@ def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor
 
 def curvatures(params: Params, inputs: list[Tensor], of_output: Tensor,
                activation: str = "relu") -> list[Tensor]:
-    """Approximate the second derivatives of the loss by each unit's summed input z.
+    """Carry the curvature of the loss back to every unit.
 
-    As LeCun, Denker and Solla (1990, Equations 6 to 9) carry them back, without the term in f'':
+    Approximate second derivatives of the loss with respect to each unit's summed input z, as
+    LeCun, Denker and Solla (1990, Equations 6 to 9) carry them back, without the term in f'':
     c_j = f'(z_j)^2 sum_k w_kj^2 c_k, never negative.
 
     Parameters
     ----------
-    params, activation
-        As for `forward`.
+    params : list of (weights, biases)
     inputs : list of tensors [inputs]
         Of each layer: x, then the activities of the hidden layers.
     of_output : tensor [outputs]
-        Second derivatives by the outputs.
+        Second derivatives with respect to the outputs.
+    activation : str
 
     Returns
     -------

@@ -91,11 +91,12 @@ def convolve(conv: tuple, norm: tuple, x: Tensor, stride: int,
 
 def forward(params: dict, norms: dict, x: Tensor,
             learning: bool = False) -> tuple[Tensor, list[Tensor], dict]:
-    """Run one network, as `initialise` makes it, on a minibatch.
+    """Run one network on a minibatch.
 
     Parameters
     ----------
     params, norms : dict
+        As `initialise` makes them.
     x : tensor [minibatch, 3, side, side]
     learning : bool
         Whether batch norm looks at the minibatch.
@@ -105,7 +106,8 @@ def forward(params: dict, norms: dict, x: Tensor,
     output : tensor [minibatch, outputs]
     features : list of tensors [minibatch, channels, places]
         What passes from the first to the second convolution of each block.
-    norms : dict, the running statistics afterwards
+    norms : dict
+        The running statistics afterwards.
     """
     z, stem = convolve(params["stem"], norms["stem"], x, 1, learning)
     h, features, blocks = torch.relu(z), [], []
