@@ -6,7 +6,6 @@ Each of `eager`, `scan`, `in_place`, `one_by_one` and `cuda` takes the batched s
 
 import os
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -75,7 +74,7 @@ def make(kind: str, step: Callable) -> Callable:
     return advance
 
 
-_made = OrderedDict()
+_made = {}  # the last used at the end
 
 
 def reused(kind: str, step: Callable) -> Callable:
@@ -84,11 +83,9 @@ def reused(kind: str, step: Callable) -> Callable:
         mark = kind, fingerprint(step)
     except Unknowable:
         return make(kind, step)
-    if mark not in _made:
-        _made[mark] = make(kind, step)
-    _made.move_to_end(mark)
+    _made[mark] = _made.pop(mark, None) or make(kind, step)
     if len(_made) > MOST_MADE:
-        _made.popitem(last=False)
+        del _made[next(iter(_made))]
     return _made[mark]
 
 

@@ -55,8 +55,8 @@ def batched(step: Callable) -> Callable:
 def start(learner: Learner, settings: list[dict], seeds: Tensor) -> tuple[dict, dict]:
     """Make the nets [settings, runs, ...] and the hypers [settings] of an ensemble."""
     one = vmap(learner.start)(seeds)
-    return (tree_map(lambda a: torch.stack([a] * len(settings)), one),
-            hypers_of(settings, seeds.device))
+    nets = tree_map(lambda a: torch.stack([a] * len(settings)), one)
+    return nets, hypers_of(settings, seeds.device)
 
 
 def hypers_of(settings: list[dict], device: torch.device = torch.device("cpu")) -> dict:
@@ -82,8 +82,7 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
         One run each. All learners and settings meet the same examples and, where their
         sizes agree, start from the same network.
     steps, bin : int
-        Examples a run, and a row of the result; the last row takes what is left: half a bin to one and
-        a half.
+        Examples a run, and a row of the result; the last row is of half a bin to one and a half.
     probe : function of (net, X), optional
         Gives a dict of scalars to record at the end of each bin, from the net and the last
         `probe_examples` examples of the bin (fewer if it is shorter). If the stream has a method
@@ -92,10 +91,8 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
         Where and how often to keep a checkpoint of each learner, as for `run.run`.
     device : str
         "auto" (CUDA if there is a GPU), or a torch device.
-    chunk : int
-        Examples at a time at most.
-    driver : str, optional
-        One of `drivers`; by default what suits the work.
+    chunk, driver : int, and str, optional
+        Examples at a time at most, and one of `drivers`; by default what suits the work.
     metric : str, optional
         What the learners' score is called; by default squared_error where the targets are real
         numbers, accuracy where they are labels.

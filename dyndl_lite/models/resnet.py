@@ -134,7 +134,6 @@ def in_use(output: Tensor, classes: Tensor) -> Tensor:
 
 def resnet(layout: Layout) -> Model:
     """Describe a residual network; its layers keep ``norms`` and the number of ``classes`` in use."""
-
     def new_state(seed: Tensor) -> dict:
         return {"norms": initialise(seed, layout)[1], "classes": torch.full_like(seed, layout.outputs)}
 
