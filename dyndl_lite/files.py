@@ -15,7 +15,8 @@ import psutil
 
 REMEDIES = {
     **dict.fromkeys([errno.ENOSPC, errno.EDQUOT], "free some space and run it again"),
-    **dict.fromkeys([errno.EACCES, errno.EPERM, errno.EROFS], "choose a folder that you may write to"),
+    **dict.fromkeys([errno.EACCES, errno.EPERM, errno.EROFS],
+                    "choose a folder that you may write to"),
 }
 ABOVE = Path(__file__).resolve().parent.parent
 
@@ -37,7 +38,7 @@ def absolute(path: str | os.PathLike) -> Path:
 
 
 def checkout() -> Path:
-    """The folder of the package, `notebooks/` and `data/`; UserError if they did not come with it."""
+    """The folder of the package and of `notebooks/` and `data/`; UserError if it lacks them."""
     if not all((ABOVE / name).exists() for name in ["pyproject.toml", "notebooks", "data"]):
         raise UserError(f"the dyndl_lite in {ABOVE} came without its notebooks and data; get the "
                         "repository and call `pip install -e .` in it")

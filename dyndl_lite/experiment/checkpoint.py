@@ -24,8 +24,8 @@ def check(state: dict, name: str) -> None:
         whole.seek(0)
         torch.load(whole, weights_only=True)
     except Exception as error:  # torch and pickle raise many kinds
-        raise ValueError(f"{name!r} cannot be kept in a checkpoint ({str(error).splitlines()[0]}): let it "
-                         "hold dicts, lists, tensors and numbers, or give no folder") from error
+        raise ValueError(f"{name!r} cannot be kept in a checkpoint ({str(error).splitlines()[0]}): "
+                         "let it hold dicts, lists, tensors and numbers, or give no folder") from error
 
 
 def load(path: Path, mark: str, ends: list[int], device: torch.device) -> dict | None:

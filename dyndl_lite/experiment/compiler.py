@@ -108,7 +108,7 @@ def _contiguous(tree):
 
 
 def laid_out(tree):
-    """Give every tensor its own memory (a scan forbids aliased outputs), in the compilers' layout."""
+    """Give every tensor its own memory (a scan forbids aliases), in the compilers' layout."""
     return tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), tree)
 
 

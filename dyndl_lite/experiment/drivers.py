@@ -1,7 +1,8 @@
 """Ways to push an ensemble through many examples: all give the same numbers, at different speed.
 
-Each of `eager`, `scan`, `in_place`, `one_by_one` and `cuda` takes the batched step (nets, hypers, x, y)
--> (nets, scores) and gives ``advance(nets, hypers, X, Y) -> (nets, scores [steps, settings, runs])``.
+Each of `eager`, `scan`, `in_place`, `one_by_one` and `cuda` takes the batched step
+(nets, hypers, x, y) -> (nets, scores) and gives
+``advance(nets, hypers, X, Y) -> (nets, scores [steps, settings, runs])``.
 """
 
 import os
@@ -179,7 +180,7 @@ def in_place(step: Callable) -> Callable:
 
 
 def one_by_one(step: Callable) -> Callable:
-    """Let a compiled step overwrite each net alone: where an example is a heavy minibatch, on CPU."""
+    """Let a compiled step overwrite each net alone: for examples that are heavy minibatches, on CPU."""
     one = _overwriting(step)
 
     def advance(nets, hypers, X, Y):

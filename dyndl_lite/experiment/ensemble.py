@@ -130,7 +130,8 @@ def _jobs(stream, learners, seeds, steps, bin, device, chunk=CHUNK, *how) -> Ite
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     seeds, stream = loop.seeds_of(seeds, device), stream.to(device)
-    plan = [(name, learner, grid(learner, **values)) for name, (learner, values) in learners.items()]
+    plan = [(name, learner, grid(learner, **values))
+            for name, (learner, values) in learners.items()]
     for each in plan:
         _try(*each, stream, seeds)
     most = min(chunk, CHUNK_BYTES // (4 * len(seeds) * stream.inputs))

@@ -92,7 +92,7 @@ def band(runs: pd.DataFrame, log: bool = False) -> tuple[pd.Series, pd.Series, p
 
 
 def show(figure: Figure, name: str, alt: str, out: str | Path) -> None:
-    """Save a figure as OUT/name.png; show it with `alt`, what a reader who does not see it should know."""
+    """Save a figure as OUT/name.png and show it, with a text for who does not see the picture."""
     figure.tight_layout()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", bbox_inches="tight")  # legends may stand outside

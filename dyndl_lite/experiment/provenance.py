@@ -38,8 +38,8 @@ def save_table(frame: pd.DataFrame, out: str | Path, name: str) -> None:
 def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None:
     """Put the rows of one part of a recorded table, a CSV file, in the place of its old ones.
 
-    `part` holds the columns and values by which its rows are known. What made them (the command, the
-    seconds, the data) is noted under the part's name in the JSON file beside the table.
+    `part` holds the columns and values by which its rows are known. What made them (the command,
+    the seconds, the data) is noted under the part's name in the JSON file beside the table.
     """
     if table.exists():
         old = pd.read_csv(table)

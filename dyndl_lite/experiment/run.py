@@ -39,7 +39,7 @@ class Job:
         raise NotImplementedError
 
     def advance(self, state: dict, t: int, steps: int) -> tuple[dict, dict, object]:
-        """Advance from step t; give the state, what is summed over a bin, and what `measure` may see."""
+        """Advance from step t; give the state, sums of the bin, and what `measure` may look at."""
         raise NotImplementedError
 
     def measure(self, state: dict, t: int, sums: dict, steps: int, seen) -> dict[str, Tensor]:
@@ -90,8 +90,8 @@ def run(job: Job, folder: str | Path | None = None, save_every: float = 30.0
     ----------
     job : Job
     folder, save_every : path, optional, and float
-        Where a checkpoint is kept: at the start, every so many seconds, and at the end. A run that is
-        started again, or for longer, goes on from there, bit for bit.
+        Where a checkpoint is kept: at the start, every so many seconds, and at the end. A run that
+        is started again, or for longer, goes on from there, bit for bit.
 
     Returns
     -------

@@ -40,8 +40,8 @@ def links(module: nn.Module, example: Tensor | tuple,
           pairs: list[tuple[str, str]] | None = None) -> list[Link]:
     """Find a network's hidden layers, and who hears them, in one forward pass.
 
-    What a layer hears is found by walking autograd's graph back from its input, however the module is
-    written. The pass is in eval mode: no running statistic changes, no random number is drawn.
+    What a layer hears is found by walking autograd's graph back from its input, however the module
+    is written. The pass is in eval mode: no running statistic changes, no random number is drawn.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ def links(module: nn.Module, example: Tensor | tuple,
     Raises
     ------
     ValueError
-        If there is no hidden layer, or if one does not speak unit by unit to exactly one listener (skip
-        connections, heads, attention, recurrence, layer norm), shares its weights, or its listener has
-        no bias.
+        If there is no hidden layer, or if one does not speak unit by unit to exactly one listener
+        (skip connections, heads, attention, recurrence, layer norm), shares its weights, or its
+        listener has no bias.
     """
     modules = dict(module.named_modules())
     layers = {name: m for name, m in modules.items() if isinstance(m, LAYERS)}
@@ -105,9 +105,9 @@ def links(module: nn.Module, example: Tensor | tuple,
         if heard[listener] != {layer} or hearers[layer] != [listener]:
             by, of = (", ".join(map(repr, sorted(names))) or "nothing"
                       for names in (hearers[layer], heard[listener]))
-            raise ValueError(f"layer {layer!r} is heard by {by}, and {listener!r} hears {of}: a hidden "
-                             "layer needs one listener that hears it alone; name the layers that have "
-                             "one with pairs=[(layer, listener), ...]")
+            raise ValueError(f"layer {layer!r} is heard by {by}, and {listener!r} hears {of}: a "
+                             "hidden layer needs one listener that hears it alone; name the layers "
+                             "that have one with pairs=[(layer, listener), ...]")
         for name in (layer, listener):
             if any(shared[id(p)] > 1 for p in layers[name].parameters()):
                 raise ValueError(f"layer {name!r} shares its weights with another module")
@@ -129,8 +129,8 @@ def _forward(module: nn.Module, example, watched: dict[str, nn.Module]):
 
     def hook(m, args, output) -> None:
         if names[m] in calls:
-            raise ValueError(f"layer {names[m]!r} is called twice in a forward pass: shared weights, as "
-                             "in recurrent networks, are not supported")
+            raise ValueError(f"layer {names[m]!r} is called twice in a forward pass: shared "
+                             "weights, as in recurrent networks, are not supported")
         calls[names[m]] = _Call(args[0], args[0].grad_fn, output, output.grad_fn)
 
     args = tree_map(lambda a: a.detach().requires_grad_().clone()  # a graph, though weights be frozen
@@ -160,16 +160,16 @@ def _check_units(name, layer, said, listener_name, listener, heard) -> None:
     units, inputs = len(layer.weight), heard.shape[1 - listener.weight.ndim]
     groups = getattr(listener, "groups", 1)
     if groups != 1 or inputs % units:
-        raise ValueError(f"layer {listener_name!r} has {inputs} inputs in {groups} group(s) for the "
-                         f"{units} units of {name!r}: the inputs must be a multiple of the units, in "
-                         "one group")
+        raise ValueError(f"layer {listener_name!r} has {inputs} inputs in {groups} group(s) for "
+                         f"the {units} units of {name!r}: the inputs must be a multiple of the "
+                         "units, in one group")
     view = by_unit(heard, listener, units)
     for unit in {0, units // 2, units - 1}:
         slope, = torch.autograd.grad(view[:, unit].sum(), said, retain_graph=True)
         if (slope.movedim(1 - layer.weight.ndim, 0)[torch.arange(units) != unit] != 0).any():
-            raise ValueError(f"what {listener_name!r} hears of unit {unit} of {name!r} depends on other "
-                             "units (a normalisation over units, attention, or another order of the "
-                             "inputs): such a unit cannot be replaced alone")
+            raise ValueError(f"what {listener_name!r} hears of unit {unit} of {name!r} depends on "
+                             "other units (a normalisation over units, attention, or another order "
+                             "of the inputs): such a unit cannot be replaced alone")
 
 
 def from_module(module: nn.Module, example: Tensor,
@@ -191,9 +191,9 @@ def from_module(module: nn.Module, example: Tensor,
     Returns
     -------
     Model
-        Its `params` are a list of (weights, biases), which every intervention takes, if the network is
-        a chain of layers with biases and nothing else; else a dict by name. `apply` takes one input or
-        a minibatch; its features are [units], [minibatch, units] or, of several places,
+        Its `params` are a list of (weights, biases), which every intervention takes, if the network
+        is a chain of layers with biases and nothing else; else a dict by name. `apply` takes one
+        input or a minibatch; its features are [units], [minibatch, units] or, of several places,
         [minibatch, units, places], a single input being a minibatch of one.
 
     Raises

@@ -31,8 +31,8 @@ def weight_bound(fan_in: int, activation: str) -> float:
     return _GAINS[activation] * math.sqrt(3 / fan_in)
 
 
-def drawn(seed: Tensor, layer: int, shape: tuple[int, ...], activation: str) -> tuple[Tensor, Tensor]:
-    """Draw the weights [units, ...] of a layer, uniform within `weight_bound`; its biases are zero."""
+def drawn(seed: Tensor, layer: int, shape: tuple[int, ...], activation: str) -> tuple:
+    """Draw a layer's weights [units, ...], uniform within `weight_bound`; its biases are zero."""
     where = torch.arange(math.prod(shape), device=seed.device)
     bound = weight_bound(math.prod(shape[1:]), activation)
     W = bound * (2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1)

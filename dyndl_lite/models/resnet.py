@@ -1,8 +1,8 @@
 """A residual network as plain data, and how to run it on a minibatch of images.
 
 A convolution, blocks of two convolutions with a shortcut around them, the mean over all places,
-a linear output; batch norm follows every convolution (He et al. 2016; ResNet-18 as Dohare et al. 2024
-have it for small images: no max pool, and a stem that keeps the side). `incremental` learns with it.
+a linear output; batch norm follows every convolution (He et al. 2016; ResNet-18 as Dohare et al.
+2024 have it for small images: no max pool, a stem that keeps the side). `incremental` learns with it.
 """
 
 from itertools import count
