@@ -38,13 +38,7 @@ def absolute(path: str | os.PathLike) -> Path:
 
 
 def checkout() -> Path:
-    """The folder that holds the package, `notebooks/` and `data/`.
-
-    Raises
-    ------
-    UserError
-        If the package was installed without them, as from a wheel.
-    """
+    """The folder of the package and of `notebooks/` and `data/`; UserError if it lacks them."""
     if not all((ABOVE / name).exists() for name in ["pyproject.toml", "notebooks", "data"]):
         raise UserError(f"the dyndl_lite in {ABOVE} came without its notebooks and data; get the "
                         "repository and call `pip install -e .` in it")
@@ -53,29 +47,12 @@ def checkout() -> Path:
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; its folder is made if it is missing.
 
-    Parameters
-    ----------
-    path : path
-        The file to write. Its folder is made if it is missing.
-
-    Yields
-    ------
-    Path
-        A temporary name in the same folder, with the same suffix. Write there; on leaving the
-        block the file is flushed to the disk and takes its name in one step. If the block
-        raises, the temporary file is removed and an earlier `path` stays as it was.
-
-    Raises
-    ------
-    OSError
-        Where the file cannot be written: one line that names it, says why and what to do.
-
-    Examples
-    --------
-    >>> with atomic("build/table.csv") as part:         # doctest: +SKIP
-    ...     table.to_csv(part, index=False)
+    Write to the path that this gives, a temporary name in the same folder with the same suffix: on
+    leaving the block the file is flushed to the disk and takes its name in one step. If the block
+    raises, the temporary file is removed and an earlier `path` stays as it was. Where it cannot be
+    written the OSError names it, and says in one line why and what to do.
     """
     path = Path(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")

@@ -10,42 +10,29 @@ from dyndl_lite.files import atomic
 
 def save(path: Path, state: dict) -> None:
     """Write a dict of tensors and numbers; the file is replaced whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(_whole(state).getbuffer())
-
-
-def _whole(state: dict) -> io.BytesIO:
     whole = io.BytesIO()  # torch's own writer would hide a full disk in a RuntimeError
     torch.save(state, whole)
-    return whole
+    with atomic(path) as temporary:
+        temporary.write_bytes(whole.getbuffer())
 
 
 def check(state: dict, name: str) -> None:
     """Raise ValueError if a state could not be read back from a file."""
     try:
-        whole = _whole(state)
+        whole = io.BytesIO()
+        torch.save(state, whole)
         whole.seek(0)
         torch.load(whole, weights_only=True)
     except Exception as error:  # torch and pickle raise many kinds
         raise ValueError(f"{name!r} cannot be kept in a checkpoint ({str(error).splitlines()[0]}): "
-                         "let it hold dicts, lists, tensors and numbers, or give no folder"
-                         ) from error
+                         "let it hold dicts, lists, tensors and numbers, or give no folder") from error
 
 
 def load(path: Path, mark: str, ends: list[int], device: torch.device) -> dict | None:
     """Read a checkpoint back, or None if there is none or it belongs to another run.
 
-    Parameters
-    ----------
-    mark : str
-        The fingerprint of all that the run's course depends on.
-    ends : list of int
-        Where its bins end; a run with fewer of them is its beginning.
-
-    Raises
-    ------
-    ValueError
-        If the file is there but cannot be read.
+    A run is known by its fingerprint and the ends of its bins; one with fewer is its beginning.
+    ValueError if the file is there but cannot be read.
     """
     if not path.is_file():
         return None
@@ -57,6 +44,6 @@ def load(path: Path, mark: str, ends: list[int], device: torch.device) -> dict |
         raise ValueError(f"checkpoint {path} cannot be read ({type(error).__name__}): delete it "
                          "to start this run afresh") from error
     if not own:
-        print(f"[dyndl_lite] checkpoint {path} is of other settings or other code: starting "
-              "afresh", flush=True)
+        print(f"[dyndl_lite] checkpoint {path} is of other settings or other code: starting afresh",
+              flush=True)
     return state if own else None

@@ -21,11 +21,9 @@ def window_mean(frame: pd.DataFrame, metric: str, by: list[str], first: float, l
     by : list of str
         Columns that tell learners and settings apart.
     first, last : float
-        The window as shares of the run: 0 and 0.1 are its first tenth. It holds at least
-        one bin, however few there are.
+        The window as shares of the run: 0 and 0.1 are its first tenth, but at least one bin.
     weights : str, optional
-        Column with the weight of a bin, "episodes" for returns: their mean is then over episodes,
-        and a bin in which none ended says nothing.
+        Column with the weight of a bin, "episodes" for returns: their mean is then over episodes.
 
     Returns
     -------
@@ -56,16 +54,10 @@ def remembered(frame: pd.DataFrame, metric: str, by: list[str], cycle: int, visi
 
     Parameters
     ----------
-    frame : DataFrame
-        As `ensemble.run` gives it, with bins of 100 examples.
-    metric : str
-        squared_error or accuracy.
-    by : list of str
-        Columns that tell learners and settings apart.
-    cycle, visit : int
-        Visits a cycle, and examples a visit.
-    cycles : int
-        How many of the last cycles count.
+    frame, metric, by
+        As for `window_mean`; the bins are of 100 examples.
+    cycle, visit, cycles : int
+        Visits a cycle, examples a visit, and how many of the last cycles count.
 
     Returns
     -------
@@ -91,8 +83,8 @@ def interval(values) -> tuple[float, float, float]:
     if not np.isfinite(values).all():
         return (np.nan,) * 3
     mean = float(values.mean())
-    half = half_width(values.std(ddof=1), len(values)) if len(values) > 1 else np.nan
-    return mean, mean - float(half), mean + float(half)
+    half = float(half_width(values.std(ddof=1), len(values))) if len(values) > 1 else np.nan
+    return mean, mean - half, mean + half
 
 
 def half_width(deviation, runs):
@@ -101,16 +93,9 @@ def half_width(deviation, runs):
 
 
 def paired(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
-    """Mean of a - b over the seeds that both have, with its 95 % interval.
+    """Mean of a - b, both indexed by seed, over the seeds that both have, with its 95 % interval.
 
-    Parameters
-    ----------
-    a, b : Series indexed by seed
-
-    Raises
-    ------
-    ValueError
-        If they have no seed in common.
+    ValueError if they have no seed in common.
     """
     both = pd.concat([a, b], axis=1, join="inner").to_numpy()
     if len(both) == 0:
@@ -129,16 +114,9 @@ def table(series: pd.Series, name: str = "mean") -> pd.DataFrame:
 
     Where a run is missing there is no mean, and ``runs`` says "2 of 3".
     """
-    by = [level for level in series.index.names if level != "seed"]
-    rows = {}
-    for key, values in series.groupby(by):
-        mean, low, high = interval(values)
-        rows[key] = {name: mean, "low": low, "high": high, "runs": complete(values)}
-    result = pd.DataFrame.from_dict(rows, orient="index")
-    result.index = (pd.MultiIndex.from_tuples(rows, names=by) if len(by) > 1
-                    else pd.Index([k[0] if isinstance(k, tuple) else k for k in rows],
-                                  name=by[0]))
-    return result
+    groups = series.groupby([level for level in series.index.names if level != "seed"])
+    rows = [(*interval(values), complete(values)) for _, values in groups]
+    return pd.DataFrame(rows, groups.size().index, [name, "low", "high", "runs"])
 
 
 def means(series: pd.Series) -> pd.Series:
@@ -152,11 +130,6 @@ def ranked(series: pd.Series, larger: bool = False) -> list:
     """Order settings by their mean over seeds, best first; those with a missing run come last.
 
     Choose with some seeds and report with others: the mean that won is too good on its own seeds.
-
-    Parameters
-    ----------
-    series : Series indexed by seed and what tells settings apart
-    larger : bool
-        Whether a larger value is better.
+    `larger` says whether a larger value is better.
     """
     return list(means(series).sort_values(ascending=not larger, kind="stable").index)

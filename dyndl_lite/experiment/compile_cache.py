@@ -143,11 +143,12 @@ def clear() -> str:
 def workshop() -> Iterator[Path]:
     """Give an empty folder to compile in; torch's own files go to the cache as long as it lasts.
 
-    Torch's command lines break at a space, so no path in them may have one: a folder with a
-    space is reached through a link.
+    Torch's command lines break at a space: a folder whose path has one is reached through a link.
     """
     home, before = folder(), os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    with tempfile.TemporaryDirectory(prefix="dyndl_lite_", dir=plain_temporary()) as place:
+    plain = next((path for path in (tempfile.gettempdir(), "/tmp", "/var/tmp")
+                  if " " not in path and os.access(path, os.W_OK)), None)  # None: the system's
+    with tempfile.TemporaryDirectory(prefix="dyndl_lite_", dir=plain) as place:
         place = Path(place)
         (place / "loop").mkdir()
         theirs = Path(before) if before else home / "torch" if home else place / "torch"
@@ -161,7 +162,7 @@ def workshop() -> Iterator[Path]:
             (place / "link").symlink_to(theirs.absolute(), target_is_directory=True)
             theirs = place / "link"
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(theirs)
-        usual, tempfile.tempdir = tempfile.tempdir, plain_temporary()
+        usual, tempfile.tempdir = tempfile.tempdir, plain
         if " " in usual:  # torch has looked where headers go when it was imported
             codecache = importlib.import_module("torch._inductor.codecache")
             codecache._HEADER_DIR = str(theirs / "precompiled_headers")
@@ -173,11 +174,3 @@ def workshop() -> Iterator[Path]:
             os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
             if before is not None:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
-
-
-def plain_temporary() -> str | None:
-    """Give a temporary folder whose path has no space, or None: the system's."""
-    for path in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
-        if " " not in path and os.access(path, os.W_OK):
-            return path
-    return None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,9 +19,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from dyndl_lite.experiment import compile_cache
 from dyndl_lite.files import atomic
 
-# A product and a sum in one instruction, rounded once, is a few per cent faster. The processor's
-# instructions are known: to try each one with the compiler takes half a minute.
-FLAGS = {"cpp.enable_floating_point_contract_flag": "fast", "cpp.vec_isa_ok": True}
+# A product and a sum in one instruction, rounded once, is a few per cent faster.
+FUSED = {"cpp.enable_floating_point_contract_flag": "fast"}
 GET_ONE = "install g++ or clang++, or: pip install ziglang intel-openmp"
 
 
@@ -38,10 +38,8 @@ def version(command: str) -> str | None:
 def compiler() -> str | None:
     """Find a C++ compiler: CXX if it is set, else g++, clang++, or PyPI's `ziglang`."""
     asked = os.environ.get("CXX")
-    for command in [asked] if asked else ["g++", "clang++"]:
-        if version(command):
-            return command
-    return None if asked else _zig()
+    found = next(filter(version, [asked] if asked else ["g++", "clang++"]), None)
+    return found if found or asked else _zig()
 
 
 def compiler_line() -> str:
@@ -53,11 +51,12 @@ def compiler_line() -> str:
     return f"C++ compiler: {why}, so that runs are many times slower ({GET_ONE})"
 
 
-def needed() -> str:
-    """Give the compiler's command; raise RuntimeError if there is none."""
+def options() -> dict:
+    """Give torch the compiler's command; raise RuntimeError if there is none."""
     if compiler() is None:
         raise RuntimeError("No working C++ compiler")
-    return compiler()
+    # The processor's instructions are known: to try each one takes the compiler half a minute.
+    return {"cpp.cxx": (None, compiler()), "cpp.vec_isa_ok": True}
 
 
 def _zig() -> str | None:
@@ -86,19 +85,15 @@ def _zig() -> str | None:
 def packaged(step: Callable, *given) -> Callable:
     """Give the native loop over a batched step: from the disk, or compiled and kept there.
 
-    Parameters
-    ----------
-    step : function of (nets, hypers, x, y)
-    given
-        (nets, hypers, X, Y) as the loop will get them; the number of steps may change.
+    It is compiled for (nets, hypers, X, Y) like those given; the number of steps may change.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     nets, hypers, X, Y = given = _contiguous(given)
-    graph = make_fx(lambda *now: tree_map(_own, step(*now)))(nets, hypers, X[0], Y[0])
-    options = {**FLAGS, "cpp.cxx": (None, needed())}
-    key = _key(graph, tree_flatten((nets, hypers, X[0], Y[0])), options)
-    run = compile_cache.load(key) or _made(key, graph, given, options)
+    graph = make_fx(lambda *now: laid_out(step(*now)))(nets, hypers, X[0], Y[0])
+    how = {**FUSED, **options()}
+    key = _key(graph, tree_flatten((nets, hypers, X[0], Y[0])), how)
+    run = compile_cache.load(key) or _made(key, graph, given, how)
     shape = tree_flatten(nets)[1]
 
     def loop(*now):
@@ -112,18 +107,18 @@ def _contiguous(tree):
     return tree_map(torch.Tensor.contiguous, tree)
 
 
-def _own(a: torch.Tensor) -> torch.Tensor:
-    """Give a leaf its own memory: a scan forbids aliased outputs."""
-    return a.clone(memory_format=torch.contiguous_format)
+def laid_out(tree):
+    """Give every tensor its own memory (a scan forbids aliases), in the compilers' layout."""
+    return tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), tree)
 
 
-def _made(key: str, graph: fx.GraphModule, given: tuple, options: dict) -> Callable:
+def _made(key: str, graph: fx.GraphModule, given: tuple, how: dict) -> Callable:
     """Compile the loop over a traced step, for any number of steps."""
     from torch._higher_order_ops.scan import scan
 
     class Loop(torch.nn.Module):
         def forward(self, nets, hypers, X, Y):
-            return scan(lambda now, e: tree_map(_own, graph(now, hypers, *e)), nets, (X, Y))
+            return scan(lambda now, e: laid_out(graph(now, hypers, *e)), nets, (X, Y))
 
     steps = {0: torch.export.Dim("steps", min=2)}
     sizes = *(tree_map(lambda a: None, tree) for tree in given[:2]), steps, steps
@@ -132,23 +127,23 @@ def _made(key: str, graph: fx.GraphModule, given: tuple, options: dict) -> Calla
     with compile_cache.workshop() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of its own parts
         program = torch.export.export(Loop(), given, strict=True, dynamic_shapes=sizes).module()
-        target = {"aot_inductor.output_path": str(place / "loop.so")}
+        how = {**how, "aot_inductor.output_path": str(place / "loop.so")}
         try:
-            path = torch._inductor.aot_compile(program, given, options={**options, **target})
+            path = torch._inductor.aot_compile(program, given, options=how)
         except torch._inductor.exc.CppCompileError:  # a compiler older than the processor?
-            options = {**options, "cpp.vec_isa_ok": None}
-            path = torch._inductor.aot_compile(program, given, options={**options, **target})
+            how["cpp.vec_isa_ok"] = None
+            path = torch._inductor.aot_compile(program, given, options=how)
         return compile_cache.store(key, Path(path))
 
 
-def _key(graph: fx.GraphModule, given: tuple, options: dict) -> str:
+def _key(graph: fx.GraphModule, given: tuple, how: dict) -> str:
     """Name a loop by all that its code depends on: the step's graph, its input, and the makers."""
     from torch._inductor import config
 
-    parts = [sorted(options.items()), given[1], version(needed()), torch.__version__,
+    parts = [sorted(how.items()), given[1], version(compiler()), torch.__version__,
              torch.version.git_version, torch.get_num_threads(),
-             torch.backends.cpu.get_cpu_capability(),
-             platform.platform(), platform.machine(), _processor(),
+             torch.backends.cpu.get_cpu_capability(), platform.platform(), platform.machine(),
+             _processor(),
              sorted((k, v) for k, v in os.environ.items() if k.startswith(("ATEN_", "AOT_")))]
     parts += [(a.shape, a.dtype, a.device) for a in given[0]]
     parts += sorted((name, value) for name, value in config.save_config_portable().items()
@@ -168,8 +163,8 @@ def _key(graph: fx.GraphModule, given: tuple, options: dict) -> str:
 @cache
 def _processor() -> str:
     """Say what the processor can do: the flags of the first one that Linux lists."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.processor()

@@ -79,8 +79,7 @@ def measure(params: Params, activities: Sequence[Tensor]) -> dict[str, Tensor]:
 
     Returns
     -------
-    dict of scalar tensors
-        Shares of units are over all hidden units, ranks are means over the hidden layers.
+    dict of scalar tensors: shares over all hidden units, means of ranks over the hidden layers
     """
     sizes = torch.tensor([float(H.shape[1]) for H in activities], device=activities[0].device)
     found = {"weight_magnitude": weight_magnitude(params)}
@@ -92,18 +91,9 @@ def measure(params: Params, activities: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, Tensor]:
-    """Look inside one network.
+    """Look inside one network with a hidden layer, as `measure` does.
 
-    Parameters
-    ----------
-    params : list of (weights, biases), with at least one hidden layer
-    X : tensor [examples, inputs]
-        What to show it; the paper takes examples of the present task.
-    activation : str
-
-    Returns
-    -------
-    dict of scalar tensors, as `measure` gives it
+    X [examples, inputs] is what to show it; the paper takes examples of the present task.
     """
     return measure(params, vmap(lambda x: tuple(forward(params, x, activation)[1]))(X))
 
@@ -111,22 +101,14 @@ def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, T
 def probe(activation: str = "relu", kind: str = "plain") -> Callable:
     """Give the function of (net, X) that `ensemble.run` calls at the end of every bin.
 
-    Parameters
-    ----------
-    activation : str
-    kind : str
-        Of the net's hidden layers, a name in `layers.KINDS` or "plain".
+    The kind of the net's hidden layers is a name in `layers.KINDS`, or "plain".
     """
     def look(net: dict, X: Tensor) -> dict[str, Tensor]:
         if kind == "plain":
             return diagnose(net["params"], X, activation)
-
-        def activities(x):
-            _, seen = layers.forward(net["params"], x, activation, layers.KINDS[kind],
-                                     net["layers"]["layers"])
-            return tuple(h for *_, h in seen)
-
-        return measure(net["params"], vmap(activities)(X))
+        _, seen = vmap(lambda x: layers.forward(net["params"], x, activation, layers.KINDS[kind],
+                                                net["layers"]["layers"]))(X)
+        return measure(net["params"], [h for *_, h in seen])
 
     return look
 
@@ -134,16 +116,8 @@ def probe(activation: str = "relu", kind: str = "plain") -> Callable:
 def held_back_probe(kind: str = "plain") -> Callable:
     """Give a function of (net, X, Y) for `ensemble.run`: what a net makes of images held back.
 
-    Parameters
-    ----------
-    kind : str
-        Of the net's hidden layers, a name in `layers.IMAGE_KINDS`.
-
-    Returns
-    -------
-    function of net, X [images, 3, side, side], Y [images]
-        Gives ``test_accuracy`` and what `measure` sees in the units, where what a channel does at an
-        image is its mean over the places.
+    It gives ``test_accuracy`` and what `measure` sees in the units, where what a channel does at an
+    image is its mean over the places. The kind of the hidden layers is one of `layers.IMAGE_KINDS`.
     """
     def look(net: dict, X: Tensor, Y: Tensor) -> dict[str, Tensor]:
         nothing = [{}] * len(net["params"])

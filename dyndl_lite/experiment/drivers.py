@@ -1,20 +1,12 @@
 """Ways to push an ensemble through many examples: all give the same numbers, at different speed.
 
-Each takes the batched step (nets, hypers, x, y) -> (nets, scores) and gives
-``advance(nets, hypers, X, Y) -> (nets, scores [steps, settings, runs])``:
-
-=========  ====================================================================================
-eager      a plain loop; needs nothing but torch
-scan       one native loop over all steps: fastest for small nets on CPU
-in_place   one compiled step whose new weights are written over the old: wide nets on CPU
-one_by_one the same for each net alone: where an example is a heavy minibatch, on CPU
-cuda       compiled steps captured in a CUDA graph
-=========  ====================================================================================
+Each of `eager`, `scan`, `in_place`, `one_by_one` and `cuda` takes the batched step
+(nets, hypers, x, y) -> (nets, scores) and gives
+``advance(nets, hypers, X, Y) -> (nets, scores [steps, settings, runs])``.
 """
 
 import os
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -22,12 +14,12 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from dyndl_lite.experiment import compile_cache, compiler
 from dyndl_lite.experiment.compile_cache import notice
+from dyndl_lite.experiment.compiler import laid_out
 from dyndl_lite.experiment.fingerprint import fingerprint, Unknowable
 
 # Fewer steps than this are done before a compiler would be.
 WORTH_COMPILING = 3_000
-# A bigger ensemble than this leaves the processor's cache; then copying it costs more than
-# the loop that the scan saves.
+# A bigger ensemble than this leaves the processor's cache: copying it costs more than a scan saves.
 WIDE_BYTES = 16 * 2**20
 # An example of more numbers than this (a minibatch of images) keeps the processor busy by itself;
 # then the convolutions of one net are faster than those of many at once.
@@ -53,27 +45,37 @@ def choose(device: torch.device, nets: dict, steps: int, inputs: int = 0) -> str
 def make(kind: str, step: Callable) -> Callable:
     """Make the driver of that name around a batched step.
 
-    A compiled driver that cannot be built (no C++ compiler, or torch's private scan is gone)
-    gives one notice and goes on as the eager loop.
-
-    Raises
-    ------
-    ValueError
-        If no driver has that name.
+    A compiled driver that cannot be built (no C++ compiler, or torch's private scan is gone) gives
+    one notice and goes on as the eager loop; a mistake in the step itself is raised from there.
+    ValueError if no driver has that name.
     """
     if kind == "eager":
         return eager(step)
     if kind not in COMPILED:
         raise ValueError(f"driver {kind!r} is unknown: use eager, {', '.join(COMPILED)}")
-    return _or_eager(lambda: COMPILED[kind](step), step)
+    compiled, ways = None, {}
+
+    def advance(nets, hypers, X, Y):
+        nonlocal compiled
+        mark = _mark(nets, hypers, X, Y)
+        if mark in ways:
+            return ways[mark](nets, hypers, X, Y)
+        before = tree_map(torch.clone, nets)  # a driver that fails late may have begun
+        try:
+            with compile_cache.workshop():
+                compiled = compiled or COMPILED[kind](step)
+                result = compiled(nets, hypers, X, Y)
+            ways[mark] = compiled
+        except Exception as error:  # of many kinds: import, compiler, backend
+            result = eager(step)(before, hypers, X, Y)
+            ways[mark] = eager(step)
+            notice(f"running uncompiled, correct but many times slower: {_reason(error)}")
+        return result
+
+    return advance
 
 
-def laid_out(nets):
-    """Give a tree of tensors that share no memory, in the one layout that the compiled drivers ask for."""
-    return tree_map(lambda a: a.clone(memory_format=torch.contiguous_format), nets)
-
-
-_made = OrderedDict()
+_made = {}  # the last used at the end
 
 
 def reused(kind: str, step: Callable) -> Callable:
@@ -82,17 +84,14 @@ def reused(kind: str, step: Callable) -> Callable:
         mark = kind, fingerprint(step)
     except Unknowable:
         return make(kind, step)
-    if mark not in _made:
-        _made[mark] = make(kind, step)
-    _made.move_to_end(mark)
+    _made[mark] = _made.pop(mark, None) or make(kind, step)
     if len(_made) > MOST_MADE:
-        _made.popitem(last=False)
+        del _made[next(iter(_made))]
     return _made[mark]
 
 
 def eager(step: Callable) -> Callable:
-    """Loop over the examples in Python."""
-
+    """Loop over the examples in Python; needs nothing but torch."""
     def advance(nets, hypers, X, Y):
         scores = []
         for x, y in zip(X, Y):
@@ -104,7 +103,7 @@ def eager(step: Callable) -> Callable:
 
 
 def scan(step: Callable) -> Callable:
-    """Compile the whole loop over the examples into one native function, kept on disk."""
+    """Compile the whole loop into one native function, kept on disk: best for small nets on CPU."""
     from torch._higher_order_ops.scan import scan as torch_scan  # private: may move one day
 
     loops = {}
@@ -121,7 +120,7 @@ def scan(step: Callable) -> Callable:
                 if compiler.compiler() is None:
                     raise
                 notice(f"compiled loops are not kept, but made in each process: {_reason(error)}")
-                loops[mark] = _compile(in_this_process, {"cpp_wrapper": True, **compiler.FLAGS})
+                loops[mark] = _compile(in_this_process, {"cpp_wrapper": True, **compiler.FUSED})
         return loops[mark](nets, hypers, X, Y)
 
     return advance
@@ -139,24 +138,24 @@ def _compile(function: Callable, options: dict) -> Callable:
 
     torch._dynamo.config.recompile_limit = 256  # the default gives up after 8 learners
     return torch.compile(function, fullgraph=True, dynamic=False,
-                         options={**options, "cpp.vec_isa_ok": True,
-                                  "cpp.cxx": (None, compiler.needed())})
+                         options={**options, **compiler.options()})
 
 
 def _overwriting(step: Callable) -> Callable:
-    """Compile a step that writes the new nets over the old ones.
+    """Compile a step that writes the new nets over the old ones, so that nothing is allocated.
 
-    The compiler fuses the copy into the update, so nothing is allocated; a raised threshold
-    lets it compute a new weight twice rather than store it in between (memory is the limit).
-    A step that hands on old leaves to other places reads a copy, not what is being overwritten.
+    A raised threshold lets the compiler compute a new weight twice rather than store it in between
+    (memory is the limit). A step that hands on old leaves to other places reads a copy.
     """
     ways = {}
 
     def one(nets, hypers, x, y):
         mark = _mark(nets, hypers, x, y)
         if mark not in ways:
-            ways[mark] = (_hands_on(step, nets, hypers, x, y),
-                          _compile(write, {"realize_reads_threshold": 16}))
+            old, new = ([a.untyped_storage().data_ptr() for a in tree_leaves(each)]
+                        for each in (nets, step(nets, hypers, x, y)[0]))
+            hands_on = any(at in old and at != old[i] for i, at in enumerate(new))
+            ways[mark] = hands_on, _compile(write, {"realize_reads_threshold": 16})
         hands_on, way = ways[mark]
         # The copy is made out here, for the compiler would take it for superfluous.
         return way(nets, laid_out(nets) if hands_on else None, hypers, x, y)
@@ -169,17 +168,8 @@ def _overwriting(step: Callable) -> Callable:
     return one
 
 
-def _hands_on(step: Callable, nets, hypers, x, y) -> bool:
-    """Tell whether a leaf of the new nets is, or looks at, an old leaf of another place."""
-    def memory(tree):
-        return [a.untyped_storage().data_ptr() for a in tree_leaves(tree)]
-
-    old, new = memory(nets), memory(step(nets, hypers, x, y)[0])
-    return any(at in old and at != old[i] for i, at in enumerate(new))
-
-
 def in_place(step: Callable) -> Callable:
-    """Loop in Python over a compiled step that overwrites the nets it was given."""
+    """Loop in Python over a compiled step that overwrites the nets: for wide nets on CPU."""
     one = _overwriting(step)
 
     def advance(nets, hypers, X, Y):
@@ -190,7 +180,7 @@ def in_place(step: Callable) -> Callable:
 
 
 def one_by_one(step: Callable) -> Callable:
-    """Loop over the nets of an ensemble, and let a compiled step overwrite each."""
+    """Let a compiled step overwrite each net alone: for examples that are heavy minibatches, on CPU."""
     one = _overwriting(step)
 
     def advance(nets, hypers, X, Y):
@@ -214,10 +204,8 @@ def cuda(step: Callable) -> Callable:
     captured = {}
 
     def capture(nets, hypers, X, Y):
-        examples = [torch.empty_like(a[:GRAPH_STEPS]) for a in (X, Y)]
+        examples = [a[:GRAPH_STEPS].clone() for a in (X, Y)]
         before = tree_map(torch.clone, nets)
-        for a, b in zip(examples, (X, Y)):
-            a.copy_(b[:GRAPH_STEPS])
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # warm up off the main stream, as capture demands
@@ -249,33 +237,6 @@ def cuda(step: Callable) -> Callable:
 COMPILED = {"scan": scan, "in_place": in_place, "one_by_one": one_by_one, "cuda": cuda}
 
 
-def _or_eager(build: Callable, step: Callable) -> Callable:
-    """Use the compiled driver; where it cannot compile, fall back to the eager loop, aloud.
-
-    A mistake in the step itself fails in the eager loop too, and is raised from there.
-    """
-    compiled, ways = None, {}
-
-    def advance(nets, hypers, X, Y):
-        nonlocal compiled
-        mark = _mark(nets, hypers, X, Y)
-        if mark in ways:
-            return ways[mark](nets, hypers, X, Y)
-        before = tree_map(torch.clone, nets)  # a driver that fails late may have begun
-        try:
-            with compile_cache.workshop():
-                compiled = compiled or build()
-                result = compiled(nets, hypers, X, Y)
-            ways[mark] = compiled
-        except Exception as error:  # of many kinds: import, compiler, backend
-            result = eager(step)(before, hypers, X, Y)
-            ways[mark] = eager(step)
-            notice(f"running uncompiled, correct but many times slower: {_reason(error)}")
-        return result
-
-    return advance
-
-
 def _reason(error: Exception) -> str:
     """Say in a line why something was not compiled: the compiler's own words if there are any."""
     text = f"{type(error).__name__}: {error}"
@@ -283,9 +244,8 @@ def _reason(error: Exception) -> str:
         return compiler.compiler_line()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = next((line for line in lines[1:] if "error:" in line), lines[0])[:200]
-    paths = [os.path.dirname(torch.__file__), tempfile.gettempdir(),
-             os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")]
-    broken = [path for path in paths if " " in path]
+    broken = [path for path in (os.path.dirname(torch.__file__), tempfile.gettempdir(),
+                                os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")) if " " in path]
     if "CppCompileError" in text and broken:
         said += (f"; torch's compiler commands break at the space in {broken[0]!r}: install the "
                  "library, and let TMPDIR and TORCHINDUCTOR_CACHE_DIR be, where no path has a space")

@@ -26,10 +26,7 @@ CHUNK, CHUNK_BYTES = 1_000, 64 * 2**20
 def grid(learner: Learner, **values: float | list[float]) -> list[dict[str, float]]:
     """Give every combination of some settings' values, the others at their defaults.
 
-    Raises
-    ------
-    ValueError
-        If a setting is unknown to the learner or cannot run.
+    ValueError if a setting is unknown to the learner or cannot run.
     """
     for name in values:
         if name not in learner.settings:
@@ -85,21 +82,17 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
         One run each. All learners and settings meet the same examples and, where their
         sizes agree, start from the same network.
     steps, bin : int
-        Examples a run, and examples a row of the result; the last bin takes what is left, from
-        half a bin to one and a half.
+        Examples a run, and a row of the result; the last row is of half a bin to one and a half.
     probe : function of (net, X), optional
         Gives a dict of scalars to record at the end of each bin, from the net and the last
-        `probe_examples` examples of the bin (fewer if the bin is shorter). If the stream has
-        a method ``test(seeds, t)`` it is a function of (net, X, Y), what that gives for a run.
-    folder : path, optional
-        Where to keep a checkpoint of each learner, every `save_every` seconds and at its end.
-        A run that is started again, or for longer, goes on from there, bit for bit.
+        `probe_examples` examples of the bin (fewer if it is shorter). If the stream has a method
+        ``test(seeds, t)`` it is a function of (net, X, Y), what that gives for a run.
+    folder, save_every : path, optional, and float
+        Where and how often to keep a checkpoint of each learner, as for `run.run`.
     device : str
         "auto" (CUDA if there is a GPU), or a torch device.
-    chunk : int
-        Examples at a time at most.
-    driver : str, optional
-        One of `drivers`; by default what suits the work.
+    chunk, driver : int, and str, optional
+        Examples at a time at most, and one of `drivers`; by default what suits the work.
     metric : str, optional
         What the learners' score is called; by default squared_error where the targets are real
         numbers, accuracy where they are labels.
@@ -115,42 +108,35 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
     ValueError
         If a name, a size or the data is wrong: before the run where it can be known.
     """
-    jobs = _jobs(stream, learners, seeds, steps, bin, probe, probe_examples, device, chunk, driver,
+    jobs = _jobs(stream, learners, seeds, steps, bin, device, chunk, probe, probe_examples, driver,
                  metric)
     return pd.concat([loop.run(job, folder, save_every)[1] for job in jobs], ignore_index=True)
 
 
 def live(stream, learner: Learner, values: dict, seeds: Iterable[int], steps: int,
          name: str = "nets", folder: str | Path | None = None, device: str = "auto") -> dict:
-    """Run one learner's ensemble, and give its nets as they are at the end.
+    """Run one learner's ensemble, and give its nets [settings, runs, ...] as they are at the end.
 
     Parameters are those of `run`.
-
-    Returns
-    -------
-    dict
-        What the learner remembers, each tensor [settings, runs, ...].
     """
-    job, = _jobs(stream, {name: (learner, values)}, seeds, steps, steps, device=device)
+    job, = _jobs(stream, {name: (learner, values)}, seeds, steps, steps, device)
     return loop.run(job, folder)[0]
 
 
-def _jobs(stream, learners, seeds, steps, bin, probe=None, probe_examples=500, device="auto",
-          chunk=CHUNK, driver=None, metric=None) -> Iterator:
+def _jobs(stream, learners, seeds, steps, bin, device, chunk=CHUNK, *how) -> Iterator:
     """Make the jobs of all learners, one by one, after all have been tried."""
     ends = loop.bin_ends(steps, bin)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     seeds, stream = loop.seeds_of(seeds, device), stream.to(device)
-    plan = {name: (learner, grid(learner, **values))
-            for name, (learner, values) in learners.items()}
-    for name, (learner, settings) in plan.items():
-        _try(name, learner, settings, stream, seeds)
+    plan = [(name, learner, grid(learner, **values))
+            for name, (learner, values) in learners.items()]
+    for each in plan:
+        _try(*each, stream, seeds)
     most = min(chunk, CHUNK_BYTES // (4 * len(seeds) * stream.inputs))
-    for name, (learner, settings) in plan.items():
-        yield _Supervised(name, learner, settings, stream, seeds, ends, loop.chunk_of(bin, most),
-                          probe, probe_examples, driver, metric)
+    for each in plan:
+        yield _Supervised(*each, stream, seeds, ends, loop.chunk_of(bin, most), *how)
 
 
 def _try(name: str, learner: Learner, settings: list[dict], stream, seeds: Tensor) -> None:
@@ -171,8 +157,8 @@ def _try(name: str, learner: Learner, settings: list[dict], stream, seeds: Tenso
 class _Supervised(loop.Job):
     """One learner's ensemble on its way through a stream."""
 
-    def __init__(self, name, learner, settings, stream, seeds, ends, chunk, probe, probe_examples,
-                 driver, metric):
+    def __init__(self, name, learner, settings, stream, seeds, ends, chunk, probe=None,
+                 probe_examples=500, driver=None, metric=None):
         self.name, self.learner, self.settings, self.stream = name, learner, settings, stream
         self.seeds, self.ends, self.chunk, self.device = seeds, ends, chunk, seeds.device
         self.probe, self.probe_examples, self.metric = probe, probe_examples, metric
@@ -195,15 +181,12 @@ class _Supervised(loop.Job):
         return nets, {metric: scores.double().sum(0)}, None
 
     def measure(self, nets, t, sums, steps, seen):
-        return {name: (total / steps).float() for name, total in sums.items()} | self.look(nets, t, steps)
-
-    def look(self, nets: dict, t: int, steps: int) -> dict[str, Tensor]:
-        """Apply the probe to every net, and to what the stream holds back or the last examples."""
+        found = {name: (total / steps).float() for name, total in sums.items()}
         if self.probe is None:
-            return {}
+            return found
         if hasattr(self.stream, "test"):
             X, Y = self.stream.test(self.seeds, t)
-            return vmap(vmap(self.probe), in_dims=(0, None, None))(nets, X, Y)
+            return found | vmap(vmap(self.probe), in_dims=(0, None, None))(nets, X, Y)
         n = min(self.probe_examples, steps)
         X, _ = self.stream.examples(self.seeds, t - n, n)
-        return vmap(vmap(self.probe, in_dims=(0, 1)), in_dims=(0, None))(nets, X)
+        return found | vmap(vmap(self.probe, in_dims=(0, 1)), in_dims=(0, None))(nets, X)

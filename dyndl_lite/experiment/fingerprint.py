@@ -5,15 +5,14 @@ and the globals that it names, each followed as far as it leads. What belongs to
 installed package is known by its name and version. Names put together at run time are not seen.
 """
 
-import contextlib
 import copyreg
 import dis
 import functools
 import hashlib
-import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType
 
@@ -33,20 +32,12 @@ class Unknowable(TypeError):
 
 
 def fingerprint(*facts) -> str:
-    """Digest values, tensors, functions, classes and modules of any kind.
+    """Digest values, tensors, functions, classes and modules of any kind in 16 hexadecimal digits.
 
-    Returns
-    -------
-    str
-        16 hexadecimal digits; the same in another process if nothing has changed.
-
-    Raises
-    ------
-    Unknowable
-        If the content of something cannot be read: a lock, a generator, an open file.
+    They are the same in another process if nothing has changed. Unknowable is raised if the content
+    of something cannot be read: a lock, a generator, an open file.
     """
-    about = (facts, sys.implementation.cache_tag, torch.__version__)
-    return _Digests().of(about).hex()[:16]
+    return _Digests().of((facts, sys.implementation.cache_tag, torch.__version__)).hex()[:16]
 
 
 class _Digests:
@@ -109,9 +100,8 @@ class _Digests:
 
 def _code(code: CodeType, doc: str | None = None) -> list:
     constants = [c for i, c in enumerate(code.co_consts) if i or c != doc]
-    return [code.co_code, code.co_exceptiontable, code.co_names, code.co_varnames,
-            code.co_freevars, code.co_cellvars, code.co_argcount, code.co_kwonlyargcount,
-            code.co_flags, constants]
+    return [code.co_code, code.co_exceptiontable, code.co_names, code.co_varnames, code.co_freevars,
+            code.co_cellvars, code.co_argcount, code.co_kwonlyargcount, code.co_flags, constants]
 
 
 def _function(function: FunctionType) -> list:
@@ -129,7 +119,7 @@ def _names(code: CodeType) -> list[str]:
     if IMPORT in code.co_code[::2]:  # so that what is imported there can be looked into
         for line in dis.get_instructions(code):
             if line.opname == "IMPORT_NAME" and not _foreign(line.argval):
-                with contextlib.suppress(ImportError):
+                with suppress(ImportError):
                     importlib.import_module(line.argval)
     inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c)]
     return sorted({*code.co_names, *inner})
@@ -163,11 +153,11 @@ def _module(module: ModuleType) -> Iterator:
 def _class(of: type) -> list:
     if _foreign(of.__module__):
         return [_version(of.__module__), of.__qualname__]
-    own = [(name, value) for name, value in sorted(vars(of).items())
-           if name not in WRITTEN_BY_PYTHON and not name.startswith("_abc_")
-           and (not name.startswith("__") or callable(value) and not isinstance(value, type))
-           and not type(value).__name__.endswith("_descriptor")]
-    return [of.__qualname__, *of.__bases__, *own]
+    return [of.__qualname__, *of.__bases__, *(
+        (name, value) for name, value in sorted(vars(of).items())
+        if name not in WRITTEN_BY_PYTHON and not name.startswith("_abc_")
+        and (not name.startswith("__") or callable(value) and not isinstance(value, type))
+        and not type(value).__name__.endswith("_descriptor"))]
 
 
 def _version(name: str) -> str:
@@ -175,13 +165,10 @@ def _version(name: str) -> str:
     return f"{name} {getattr(sys.modules.get(root), '__version__', '')}"
 
 
+@functools.cache
 def _foreign(module: str) -> bool:
     """Is a module Python's own or an installed package's, so that its version tells it apart?"""
-    return _root_is_foreign(module.partition(".")[0])
-
-
-@functools.cache
-def _root_is_foreign(root: str) -> bool:
+    root = module.partition(".")[0]
     if root in ("", "__main__", "dyndl_lite"):
         return False
     if root in sys.stdlib_module_names:

@@ -1,6 +1,8 @@
 """The house style of the figures: colour-blind safe, line styles too, a text for every picture."""
 
+import inspect
 import io
+from base64 import b64encode
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
@@ -9,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import display
+from IPython.display import Code, display
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -50,7 +53,7 @@ def curves(frame: pd.DataFrame, metric: str, by: str, ax: Axes | None = None,
     x, xlabel : str
         Column and label of the horizontal axis.
     log : bool
-        Whether the vertical axis is logarithmic. Then the band is made on its scale.
+        Whether the vertical axis is logarithmic, and the band made on its scale.
 
     Returns
     -------
@@ -78,8 +81,7 @@ def curves(frame: pd.DataFrame, metric: str, by: str, ax: Axes | None = None,
 def band(runs: pd.DataFrame, log: bool = False) -> tuple[pd.Series, pd.Series, pd.Series]:
     """Mean and ends of Student's 95 % interval in each row of a table with a column for each run.
 
-    On the log scale the half width is that of the mean's logarithm, half / mean (the delta
-    method): the band stays positive, around the same mean that a table shows.
+    On the log scale the half width is that of the mean's logarithm, half / mean (delta method).
     """
     mean, count = runs.mean(axis=1).replace(np.inf, np.nan), runs.count(axis=1)
     half = compare.half_width(runs.where(mean.notna(), axis=0).std(axis=1), count)
@@ -90,18 +92,7 @@ def band(runs: pd.DataFrame, log: bool = False) -> tuple[pd.Series, pd.Series, p
 
 
 def show(figure: Figure, name: str, alt: str, out: str | Path) -> None:
-    """Save a figure as OUT/name.png and show it with its text alternative.
-
-    Parameters
-    ----------
-    figure : Figure
-    name : str
-        Of the file, without suffix.
-    alt : str
-        What a reader who does not see the picture should know.
-    out : path
-        The notebook's folder.
-    """
+    """Save a figure as OUT/name.png and show it, with a text for who does not see the picture."""
     figure.tight_layout()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", bbox_inches="tight")  # legends may stand outside
@@ -114,31 +105,16 @@ def show(figure: Figure, name: str, alt: str, out: str | Path) -> None:
 
 def source(*things: Callable) -> None:
     """Show the source of functions, highlighted: the code that runs, not a copy of it."""
-    import inspect
-
-    from IPython.display import Code
-
     for thing in things:
         display(Code(inspect.getsource(thing), language="python"))
 
 
 def film(figure: Figure, draw: Callable[[int], None], frames: int, name: str, alt: str,
          out: str | Path) -> None:
-    """Save an animation as OUT/name.gif and show it with its text alternative.
+    """Save an animation as OUT/name.gif and show it, as `show` does.
 
-    Parameters
-    ----------
-    figure : Figure
-    draw : function of the number of a frame
-        Draws that frame into the figure, from an empty one.
-    frames : int
-    name, alt, out
-        As for `show`.
+    `draw` draws the frame of a number into the figure, from an empty one.
     """
-    from base64 import b64encode
-
-    from matplotlib.animation import PillowWriter
-
     with atomic(Path(out) / f"{name}.gif") as path:
         writer = PillowWriter(fps=5)
         with writer.saving(figure, str(path), dpi=70):

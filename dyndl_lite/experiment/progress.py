@@ -38,20 +38,9 @@ class Lines(tqdm):
 
 
 def progress(total: int, label: str) -> tqdm:
-    """Show the progress of `total` units of work.
+    """Show the progress of `total` units of work, in a `with` block: ``.update(n)`` after each `n`.
 
-    Parameters
-    ----------
-    total : int
-        How many units there are.
-    label : str
-        What is being done, in a word or two.
-
-    Returns
-    -------
-    tqdm
-        For a `with` block: call `.update(n)` after each `n` units. In a terminal and in a notebook
-        with a reader it is a bar; in batch (papermill, a pipe, a log) it prints `Lines`.
+    In a terminal and in a notebook with a reader it is a bar; in batch it prints `Lines`.
     """
     if not someone_watches():
         return Lines(total, label)

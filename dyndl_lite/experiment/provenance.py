@@ -16,16 +16,11 @@ from dyndl_lite import files
 
 def facts(**parameters) -> dict:
     """Collect versions, machine, commit and parameters."""
-    return {
-        "dyndl_lite": dyndl_lite.__version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "cores": os.cpu_count(),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        **parameters,
-    }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {"dyndl_lite": dyndl_lite.__version__, "commit": commit(),
+            "python": platform.python_version(), "torch": torch.__version__,
+            "device": device, "cores": os.cpu_count(),
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), **parameters}
 
 
 def footer(**parameters) -> None:
@@ -41,19 +36,10 @@ def save_table(frame: pd.DataFrame, out: str | Path, name: str) -> None:
 
 
 def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None:
-    """Put the rows of one part of a recorded table in the place of its old ones.
+    """Put the rows of one part of a recorded table, a CSV file, in the place of its old ones.
 
-    Parameters
-    ----------
-    table : Path
-        A CSV file; what made its parts is noted in the JSON file of the same name.
-    name : str
-        Of the part, in the JSON file.
-    part : dict
-        Columns and values by which the part's rows are known.
-    rows : DataFrame
-    **made
-        What made them: the command, the seconds, the data.
+    `part` holds the columns and values by which its rows are known. What made them (the command,
+    the seconds, the data) is noted under the part's name in the JSON file beside the table.
     """
     if table.exists():
         old = pd.read_csv(table)
@@ -73,8 +59,7 @@ def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None
 def commit() -> str:
     """The commit of the checkout, marked if files differ from it.
 
-    "unknown" where git knows none that is the library's own: without a checkout, without git, or
-    where the library's files lie inside another repository.
+    "unknown" without a checkout or git, or where the files lie inside another repository.
     """
     # GIT_DIR and its like, as git's hooks set them, would name another repository.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

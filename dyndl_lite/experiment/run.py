@@ -22,8 +22,8 @@ from dyndl_lite.experiment.progress import progress
 class Job:
     """Something with a course in time, for many rows of a table side by side.
 
-    A job is read only while it runs: all that changes is in its state, a tree of dicts, lists,
-    tensors and numbers; a simulator that keeps a state of its own is seen to by `pack`, `unpack`.
+    All that changes while it runs is in its state, a tree of dicts, lists, tensors and numbers; a
+    simulator that keeps a state of its own is seen to by `pack`, `unpack`.
     """
 
     name: str  # for the progress, the checkpoint and messages
@@ -39,16 +39,7 @@ class Job:
         raise NotImplementedError
 
     def advance(self, state: dict, t: int, steps: int) -> tuple[dict, dict, object]:
-        """Advance from step t.
-
-        Returns
-        -------
-        state : dict
-        sums : dict of tensors
-            What is summed over a bin.
-        seen
-            What `measure` may look at, where these steps end a bin.
-        """
+        """Advance from step t; give the state, sums of the bin, and what `measure` may look at."""
         raise NotImplementedError
 
     def measure(self, state: dict, t: int, sums: dict, steps: int, seen) -> dict[str, Tensor]:
@@ -91,11 +82,6 @@ def seeds_of(seeds: Iterable[int], device: torch.device = torch.device("cpu")) -
     return seeds
 
 
-def file_of(folder: str | Path | None, name: str) -> Path | None:
-    """Give the path of a job's checkpoint."""
-    return Path(folder) / f"{quote(name, safe='')}.pt" if folder else None
-
-
 def run(job: Job, folder: str | Path | None = None, save_every: float = 30.0
         ) -> tuple[dict, pd.DataFrame]:
     """Run a job to its end.
@@ -103,27 +89,26 @@ def run(job: Job, folder: str | Path | None = None, save_every: float = 30.0
     Parameters
     ----------
     job : Job
-    folder : path, optional
-        Where a checkpoint is kept: at the start, every `save_every` seconds, and at the end. A run
-        that is started again, or for longer, goes on from there, bit for bit.
+    folder, save_every : path, optional, and float
+        Where a checkpoint is kept: at the start, every so many seconds, and at the end. A run that
+        is started again, or for longer, goes on from there, bit for bit.
 
     Returns
     -------
-    state : dict
-        At the end.
-    table : DataFrame
-        One row for each of the job's rows and each bin.
+    state : dict, at the end
+    table : DataFrame, one row for each of the job's rows and each bin
 
     Raises
     ------
     ValueError, OSError
         Before any work, if a checkpoint cannot be kept.
     """
+    path = Path(folder) / f"{quote(job.name, safe='')}.pt" if folder else None
     threads = torch.get_num_threads()
     if job.one_thread:
         torch.set_num_threads(1)
     try:
-        return _run(job, file_of(folder, job.name), save_every)
+        return _run(job, path, save_every)
     finally:
         torch.set_num_threads(threads)
         job.close()
@@ -140,8 +125,8 @@ def _run(job: Job, path: Path | None, save_every: float) -> tuple[dict, pd.DataF
     if mark:
         saved = checkpoint.load(path, mark, job.ends, job.device)
         if saved:
-            state, t, sums, bins = (saved[k] for k in ("state", "t", "sums", "bins"))
-            state = job.unpack(state)
+            t, sums, bins = saved["t"], saved["sums"], saved["bins"]
+            state = job.unpack(saved["state"])
         else:
             checkpoint.check(kept(), job.name)
             checkpoint.save(path, kept())
@@ -163,23 +148,18 @@ def _run(job: Job, path: Path | None, save_every: float) -> tuple[dict, pd.DataF
             if mark and (time.monotonic() - last_save >= save_every or t == job.ends[-1]):
                 checkpoint.save(path, kept())
                 last_save = time.monotonic()
-    return state, _table(job, bins)
+    table = pd.DataFrame([{**row, **job.when(end)} for row in job.rows for end in job.ends])
+    for name in bins[0]:
+        table[name] = torch.stack([one[name] for one in bins], 1).flatten().double().numpy()
+    return state, table
 
 
 def _mark(job: Job) -> str | None:
     """Digest all that a job's course depends on: then another one cannot continue it."""
     try:
-        return fingerprint(type(job), job.facts, job.chunk, str(job.device), drivers,
-                           compiler, sys.modules[__name__])
+        return fingerprint(type(job), job.facts, job.chunk, str(job.device), drivers, compiler,
+                           sys.modules[__name__])
     except Unknowable as error:
         print(f"[dyndl_lite] {job.name!r} is run without a checkpoint: whether one is of the same "
               f"code cannot be known ({error})", flush=True)
         return None
-
-
-def _table(job: Job, bins: list[dict]) -> pd.DataFrame:
-    """Give the tidy table."""
-    table = pd.DataFrame([{**row, **job.when(end)} for row in job.rows for end in job.ends])
-    for name in bins[0]:
-        table[name] = torch.stack([one[name] for one in bins], 1).flatten().double().numpy()
-    return table

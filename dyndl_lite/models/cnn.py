@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dyndl_lite import keyed_random as random
 from dyndl_lite.learning import Model
-from dyndl_lite.models.mlp import Params, weight_bound
+from dyndl_lite.models.mlp import drawn, Params
 
 
 class Layout(NamedTuple):
@@ -31,10 +30,7 @@ class Layout(NamedTuple):
     def weights(self, multiplicity: int = 1) -> list[tuple[int, ...]]:
         """Give the shape of each layer's weights, if each unit passes on so many numbers.
 
-        Raises
-        ------
-        ValueError
-            If a kernel does not fit into what it should see.
+        ValueError if a kernel does not fit into what it should see.
         """
         inputs, side, shapes = 3, self.side, []
         for units, kernel in zip(self.channels, self.kernels, strict=True):
@@ -57,28 +53,12 @@ def cnn(layout: Layout) -> Model:
 
 
 def initialise(seed: Tensor, layout: Layout, multiplicity: int = 1) -> Params:
-    """Draw the weights of one new network; its biases start at zero, and so does its head.
+    """Draw the weights of one new network, as `mlp.initialise` does; its head starts at zero.
 
-    Parameters
-    ----------
-    seed : int64 scalar tensor
-    layout : Layout
-    multiplicity : int
-        Numbers that each unit passes on.
-
-    Returns
-    -------
-    list of (weights, biases), one pair a layer
-        Weights [channels, inputs, kernel, kernel] of a convolution, [units, inputs] of the rest.
+    Those of a convolution are [channels, inputs, kernel, kernel].
     """
-    params, shapes = [], layout.weights(multiplicity)
-    for layer, shape in enumerate(shapes):
-        fan_in = torch.Size(shape[1:]).numel()
-        where = torch.arange(shape[0] * fan_in, device=seed.device)
-        bound = 0.0 if layer == len(shapes) - 1 else weight_bound(fan_in, "relu")
-        W = bound * (2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1)
-        params.append((W.reshape(shape), torch.zeros(shape[0], device=seed.device)))
-    return params
+    *hidden, head = enumerate(layout.weights(multiplicity))
+    return [*(drawn(seed, *layer, "relu") for layer in hidden), drawn(seed, *head, "zero")]
 
 
 def forward(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -40,9 +40,8 @@ def links(module: nn.Module, example: Tensor | tuple,
           pairs: list[tuple[str, str]] | None = None) -> list[Link]:
     """Find a network's hidden layers, and who hears them, in one forward pass.
 
-    What a layer hears is found by walking autograd's graph back from its input, so that nothing
-    depends on how the module is written. The pass is in eval mode: no running statistic changes and
-    no random number is drawn.
+    What a layer hears is found by walking autograd's graph back from its input, however the module
+    is written. The pass is in eval mode: no running statistic changes, no random number is drawn.
 
     Parameters
     ----------
@@ -60,14 +59,15 @@ def links(module: nn.Module, example: Tensor | tuple,
     ------
     ValueError
         If there is no hidden layer, or if one does not speak unit by unit to exactly one listener
-        (skip connections, several heads, attention, recurrence, layer norm), shares its weights, or
-        is heard by a layer without a bias.
+        (skip connections, heads, attention, recurrence, layer norm), shares its weights, or its
+        listener has no bias.
     """
     modules = dict(module.named_modules())
     layers = {name: m for name, m in modules.items() if isinstance(m, LAYERS)}
     norms = {name: m for name, m in modules.items() if isinstance(m, BatchNorm)}
     calls, output = _forward(module, example, {**layers, **norms})
-    spoken = {calls[name].node: name for name in layers if name in calls}
+    called = [name for name in calls if name in layers]
+    spoken = {calls[name].node: name for name in called}
     parameters = {id(p): name for name, p in module.named_parameters()}
     of_norms = {id(p) for norm in norms.values() for p in norm.parameters()}
 
@@ -91,27 +91,28 @@ def links(module: nn.Module, example: Tensor | tuple,
     hearers = {name: [other for other in heard if other not in norms and name in heard[other]]
                for name in layers}
     if pairs is None:
-        pairs = [(name, other) for name in calls if name in layers
-                 for other in hearers[name][:1] if other in layers]
+        pairs = [(name, other) for name in called for other in hearers[name][:1] if other in layers]
         if not pairs:
             raise ValueError(f"{type(module).__name__} has no hidden layer: no linear or "
                              "convolutional layer hears another")
     for name in {name for pair in pairs for name in pair}:
-        if name not in layers or name not in calls:
+        if name not in called:
             raise ValueError(f"{name!r} is no linear or convolutional layer that the network calls: "
-                             f"use {', '.join(name for name in calls if name in layers)}")
+                             f"use {', '.join(called)}")
     shared = Counter(id(p) for m in modules.values() for p in m.parameters(recurse=False))
     found = []
-    for layer, listener in sorted(pairs, key=lambda pair: list(calls).index(pair[0])):
+    for layer, listener in sorted(pairs, key=lambda pair: called.index(pair[0])):
         if heard[listener] != {layer} or hearers[layer] != [listener]:
-            raise ValueError(
-                f"layer {layer!r} is heard by {_listed(hearers[layer])}, and {listener!r} hears "
-                f"{_listed(heard[listener])}: a hidden layer needs one listener that hears it alone; "
-                "name the layers that have one with pairs=[(layer, listener), ...]")
+            by, of = (", ".join(map(repr, sorted(names))) or "nothing"
+                      for names in (hearers[layer], heard[listener]))
+            raise ValueError(f"layer {layer!r} is heard by {by}, and {listener!r} hears {of}: a "
+                             "hidden layer needs one listener that hears it alone; name the layers "
+                             "that have one with pairs=[(layer, listener), ...]")
         for name in (layer, listener):
             if any(shared[id(p)] > 1 for p in layers[name].parameters()):
                 raise ValueError(f"layer {name!r} shares its weights with another module")
-        _check_units(layer, layers[layer], calls[layer], listener, layers[listener], calls[listener])
+        _check_units(layer, layers[layer], calls[layer].said,
+                     listener, layers[listener], calls[listener].heard)
         after = next((name for name in norms if name in calls
                       and calls[name].heard_from is calls[listener].node), None)
         if layers[listener].bias is None and after is None:
@@ -122,29 +123,23 @@ def links(module: nn.Module, example: Tensor | tuple,
     return found
 
 
-def _listed(names) -> str:
-    return ", ".join(map(repr, sorted(names))) or "nothing"
-
-
 def _forward(module: nn.Module, example, watched: dict[str, nn.Module]):
     """Run a module on an example in eval mode; give a `_Call` for each watched module, and the output."""
-    calls = {}
+    calls, names = {}, {m: name for name, m in watched.items()}
 
-    def watch(name: str):
-        def hook(_, args, output) -> None:
-            if name in calls:
-                raise ValueError(f"layer {name!r} is called twice in a forward pass: shared weights, "
-                                 "as in recurrent networks, are not supported")
-            calls[name] = _Call(args[0], args[0].grad_fn, output, output.grad_fn)
-        return hook
+    def hook(m, args, output) -> None:
+        if names[m] in calls:
+            raise ValueError(f"layer {names[m]!r} is called twice in a forward pass: shared "
+                             "weights, as in recurrent networks, are not supported")
+        calls[names[m]] = _Call(args[0], args[0].grad_fn, output, output.grad_fn)
 
     args = tree_map(lambda a: a.detach().requires_grad_().clone()  # a graph, though weights be frozen
                     if isinstance(a, Tensor) and a.is_floating_point() else a,
                     example if isinstance(example, tuple) else (example,))
     training = [m for m in module.modules() if m.training]
     with ExitStack() as undo:
-        for name, m in watched.items():
-            undo.callback(m.register_forward_hook(watch(name)).remove)
+        for m in names:
+            undo.callback(m.register_forward_hook(hook).remove)
         for m in training:
             m.training = False
             undo.callback(setattr, m, "training", True)
@@ -160,18 +155,18 @@ def by_unit(heard: Tensor, listener: nn.Module, units: int) -> Tensor:
     return heard.movedim(1 - weight.ndim, 1).reshape(len(heard), units, -1)
 
 
-def _check_units(name, layer, call, listener_name, listener, heard) -> None:
+def _check_units(name, layer, said, listener_name, listener, heard) -> None:
     """Raise ValueError unless a listener hears the units of a layer one after the other, unmixed."""
-    units, inputs = len(layer.weight), heard.heard.shape[1 - listener.weight.ndim]
-    if getattr(listener, "groups", 1) != 1 or inputs % units:
-        raise ValueError(f"layer {listener_name!r} has {inputs} inputs in "
-                         f"{getattr(listener, 'groups', 1)} group(s) for the {units} units of "
-                         f"{name!r}: the inputs must be a multiple of the units, in one group")
-    view = by_unit(heard.heard, listener, units)
+    units, inputs = len(layer.weight), heard.shape[1 - listener.weight.ndim]
+    groups = getattr(listener, "groups", 1)
+    if groups != 1 or inputs % units:
+        raise ValueError(f"layer {listener_name!r} has {inputs} inputs in {groups} group(s) for "
+                         f"the {units} units of {name!r}: the inputs must be a multiple of the "
+                         "units, in one group")
+    view = by_unit(heard, listener, units)
     for unit in {0, units // 2, units - 1}:
-        slope, = torch.autograd.grad(view[:, unit].sum(), call.said, retain_graph=True)
-        axis = 1 - layer.weight.ndim
-        if (slope.movedim(axis, 0)[torch.arange(units) != unit] != 0).any():
+        slope, = torch.autograd.grad(view[:, unit].sum(), said, retain_graph=True)
+        if (slope.movedim(1 - layer.weight.ndim, 0)[torch.arange(units) != unit] != 0).any():
             raise ValueError(f"what {listener_name!r} hears of unit {unit} of {name!r} depends on "
                              "other units (a normalisation over units, attention, or another order "
                              "of the inputs): such a unit cannot be replaced alone")
@@ -181,14 +176,13 @@ def from_module(module: nn.Module, example: Tensor,
                 pairs: list[tuple[str, str]] | None = None) -> Model:
     """Make a `Model` of somebody else's network, to run it as an ensemble.
 
-    Initial weights are uniform random numbers, keyed by the seed, around the mean and with the
-    standard deviation that each parameter has in `module`; a parameter whose entries are all equal
-    (zeros, ones, a single number) starts as it is in every run.
+    Initial weights are uniform, keyed by the seed, with the mean and standard deviation that each
+    parameter has in `module`; one whose entries are all equal starts as it is in every run.
 
     Parameters
     ----------
     module : nn.Module
-        It is copied. It must be a pure function of its parameters and inputs.
+        A pure function of its parameters and inputs; it is copied.
     example : tensor
         One input, without a minibatch's axis.
     pairs : list of (layer, listener), optional
@@ -197,10 +191,10 @@ def from_module(module: nn.Module, example: Tensor,
     Returns
     -------
     Model
-        Its `params` are a list of (weights, biases), as of `mlp` and `cnn`, if the network is a chain
-        of layers with biases and nothing else, so that every intervention takes them; else a dict
-        by name. `apply` takes one input or a minibatch; its features are [units], [minibatch, units]
-        or, of several places, [minibatch, units, places], a single input being a minibatch of one.
+        Its `params` are a list of (weights, biases), which every intervention takes, if the network
+        is a chain of layers with biases and nothing else; else a dict by name. `apply` takes one
+        input or a minibatch; its features are [units], [minibatch, units] or, of several places,
+        [minibatch, units, places], a single input being a minibatch of one.
 
     Raises
     ------
@@ -224,8 +218,8 @@ def from_module(module: nn.Module, example: Tensor,
         module.get_submodule(link.listener).register_forward_pre_hook(
             lambda _, args, name=link.layer: heard.__setitem__(name, args[0]))
 
-    def draw(seed: Tensor, which: int, p: Tensor) -> Tensor:
-        p = p.to(seed.device)
+    def draw(seed: Tensor, which: int, name: str) -> Tensor:
+        p = parameters[name].to(seed.device)
         if (p == p.flatten()[0]).all():
             return p.clone()
         where = torch.arange(p.numel(), device=seed.device)
@@ -233,7 +227,7 @@ def from_module(module: nn.Module, example: Tensor,
         return p.mean() + 3**0.5 * p.std(correction=0) * row.to(p.dtype).reshape(p.shape)
 
     def init(seed: Tensor):
-        return tree_unflatten([draw(seed, i, parameters[n]) for i, n in enumerate(flat)], spec)
+        return tree_unflatten([draw(seed, *each) for each in enumerate(flat)], spec)
 
     def apply(params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         one = x.ndim == example.ndim

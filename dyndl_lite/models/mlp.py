@@ -20,24 +20,23 @@ ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
 }
 
-# Kaiming's gain per activation; the paper uses ReLU's for ELU and swish.
-_GAINS = {
-    "relu": math.sqrt(2),
-    "leaky_relu": math.sqrt(2 / (1 + 0.01**2)),
-    "elu": math.sqrt(2),
-    "swish": math.sqrt(2),
-    "tanh": 5 / 3,
-    "sigmoid": 1.0,
-    "linear": 1.0,
-}
+# Kaiming's gain per activation; Dohare et al. (2024), Methods, use ReLU's for ELU and swish.
+_GAINS = {**dict.fromkeys(("relu", "elu", "swish"), math.sqrt(2)),
+          "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "tanh": 5 / 3, "sigmoid": 1.0,
+          "linear": 1.0, "zero": 0.0}  # of an output layer, and of one that starts at zero
 
 
 def weight_bound(fan_in: int, activation: str) -> float:
-    """Half-width of the uniform distribution of initial weights, gain x sqrt(3 / fan_in).
-
-    He et al. (2015), as used by Dohare et al. (2024), Methods.
-    """
+    """Half-width of the uniform initial weights, gain x sqrt(3 / fan_in): He et al. (2015)."""
     return _GAINS[activation] * math.sqrt(3 / fan_in)
+
+
+def drawn(seed: Tensor, layer: int, shape: tuple[int, ...], activation: str) -> tuple:
+    """Draw a layer's weights [units, ...], uniform within `weight_bound`; its biases are zero."""
+    where = torch.arange(math.prod(shape), device=seed.device)
+    bound = weight_bound(math.prod(shape[1:]), activation)
+    W = bound * (2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1)
+    return W.reshape(shape), torch.zeros(shape[0], device=seed.device)
 
 
 def mlp(sizes: tuple[int, ...], activation: str = "relu") -> Model:
@@ -54,7 +53,7 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
     Parameters
     ----------
     seed : int64 scalar tensor
-        The run's seed: the same seed and sizes give the same network for every learner.
+        The same seed and sizes give the same network for every learner.
     sizes : tuple of int
         Inputs, units of each hidden layer, outputs; ``(20, 1)`` is a linear network.
     activation : str
@@ -65,25 +64,15 @@ def initialise(seed: Tensor, sizes: tuple[int, ...], activation: str = "relu",
     Returns
     -------
     list of (weights [units, inputs], biases [units]), one pair a layer
-
-    Raises
-    ------
-    ValueError
-        If the activation is unknown or there are fewer than two sizes.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown: use one of {list(ACTIVATIONS)}")
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes {sizes}: give inputs, hidden units a layer, outputs, all >= 1")
-    params = []
+    kinds = [activation] * (len(sizes) - 2) + ["linear"]
     heard = [sizes[0], *(multiplicity * n for n in sizes[1:-1])]
-    for layer, (fan_in, units) in enumerate(zip(heard, sizes[1:])):
-        last = layer == len(sizes) - 2
-        bound = weight_bound(fan_in, "linear" if last else activation)
-        where = torch.arange(units * fan_in, device=seed.device)
-        w = bound * (2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1)
-        params.append((w.reshape(units, fan_in), torch.zeros(units, device=seed.device)))
-    return params
+    return [drawn(seed, layer, shape, kinds[layer])
+            for layer, shape in enumerate(zip(sizes[1:], heard))]
 
 
 def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor, list[Tensor]]:
@@ -99,8 +88,7 @@ def forward(params: Params, x: Tensor, activation: str = "relu") -> tuple[Tensor
     Returns
     -------
     output : tensor [outputs]
-    features : list of tensors [units]
-        The activity h of every hidden layer.
+    features : list of tensors [units], the activity h of every hidden layer
     """
     f = ACTIVATIONS[activation]
     h, features = x, []

@@ -1,11 +1,11 @@
 """A residual network as plain data, and how to run it on a minibatch of images.
 
 A convolution, blocks of two convolutions with a shortcut around them, the mean over all places,
-a linear output; batch norm follows every convolution (He et al. 2016; ResNet-18 as Dohare et al. 2024
-have it for small images: no max pool, and a stem that keeps the side). Who learns with it is in
-`incremental`.
+a linear output; batch norm follows every convolution (He et al. 2016; ResNet-18 as Dohare et al.
+2024 have it for small images: no max pool, a stem that keeps the side). `incremental` learns with it.
 """
 
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from dyndl_lite import keyed_random as random
 from dyndl_lite.learning import Chains, LayerState, Model
-from dyndl_lite.models.mlp import weight_bound
+from dyndl_lite.models.mlp import drawn
 
 _RATE, _TINY = 0.1, 1e-5  # of batch norm: of its running statistics, and added to the variance
 
@@ -53,19 +52,10 @@ def initialise(seed: Tensor, layout: Layout) -> tuple[dict, dict]:
     norms : dict
         Nested like it, without the head: the running (mean, variance) of every channel.
     """
-    layer = 0
-
-    def weights(shape, activation):
-        nonlocal layer
-        layer += 1
-        fan_in = torch.Size(shape[1:]).numel()
-        where = torch.arange(shape[0] * fan_in, device=seed.device)
-        W = 2 * random.uniform(seed, random.WEIGHTS, layer, where) - 1
-        return ((weight_bound(fan_in, activation) * W).reshape(shape),
-                torch.zeros(shape[0], device=seed.device))
+    layers = count(1)
 
     def convolution(shape):
-        W, b = weights(shape, "relu")
+        W, b = drawn(seed, next(layers), shape, "relu")
         return (W, b), (torch.ones_like(b), torch.zeros_like(b))
 
     def everywhere(make, of):
@@ -75,22 +65,16 @@ def initialise(seed: Tensor, layout: Layout) -> tuple[dict, dict]:
     shapes = layout.shapes()
     params = everywhere(convolution, shapes)
     norms = everywhere(lambda conv: tuple(tree_map(torch.clone, conv[1][::-1])), params)
-    return {**params, "head": weights(shapes["head"], "linear")}, norms
+    return {**params, "head": drawn(seed, next(layers), shapes["head"], "linear")}, norms
 
 
 def convolve(conv: tuple, norm: tuple, x: Tensor, stride: int,
              learning: bool) -> tuple[Tensor, tuple]:
-    """Convolve a minibatch and normalise each channel (Ioffe and Szegedy 2015).
+    """Convolve a minibatch and normalise each channel (Ioffe and Szegedy 2015); give the norm too.
 
     While learning, by its mean and variance over the minibatch and all places, and the running ones
     follow; else by the running ones. The bias of a convolution matters only then: it is there for
     what a replaced unit leaves behind.
-
-    Returns
-    -------
-    z : tensor [minibatch, channels, side, side]
-    norm : tuple
-        The running (mean, variance) afterwards.
     """
     (W, b), (scale, shift) = conv
     z = F.conv2d(x, W, b, stride=stride, padding=W.shape[-1] // 2)
@@ -150,7 +134,6 @@ def in_use(output: Tensor, classes: Tensor) -> Tensor:
 
 def resnet(layout: Layout) -> Model:
     """Describe a residual network; its layers keep ``norms`` and the number of ``classes`` in use."""
-
     def new_state(seed: Tensor) -> dict:
         return {"norms": initialise(seed, layout)[1], "classes": torch.full_like(seed, layout.outputs)}
 
