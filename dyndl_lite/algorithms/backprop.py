@@ -3,15 +3,8 @@
 from collections.abc import Callable
 
 from dyndl_lite.algorithms.optimisers import momentum
-from dyndl_lite.learning import (
-    Intervention,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Intervention, Learner, learner, minibatch_cross_entropy, Optimiser,
+                                 sgd, squared_error)
 from dyndl_lite.models.cnn import cnn, Layout
 from dyndl_lite.models.mlp import mlp
 

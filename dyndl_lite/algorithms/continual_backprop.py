@@ -15,17 +15,8 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import named
 from dyndl_lite.algorithms.optimisers import momentum
 from dyndl_lite.algorithms.replace_units import Chosen, replace_units
-from dyndl_lite.learning import (
-    Chains,
-    Intervention,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    ONE_CHAIN,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Chains, Intervention, Learner, learner, minibatch_cross_entropy,
+                                 ONE_CHAIN, Optimiser, sgd, squared_error)
 from dyndl_lite.models.cnn import cnn, Layout
 from dyndl_lite.models.mlp import mlp
 

@@ -17,17 +17,8 @@ from torch.nn import functional as F
 from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import named
 from dyndl_lite.algorithms.optimisers import momentum
-from dyndl_lite.learning import (
-    Intervention,
-    LayerState,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    Model,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Intervention, LayerState, Learner, learner,
+                                 minibatch_cross_entropy, Model, Optimiser, sgd, squared_error)
 from dyndl_lite.models import cnn, mlp
 from dyndl_lite.models.mlp import ACTIVATIONS, Params
 

@@ -13,15 +13,8 @@ from torch import Tensor
 from dyndl_lite.algorithms.backprop import named
 from dyndl_lite.algorithms.optimisers import momentum
 from dyndl_lite.algorithms.replace_units import replace_units
-from dyndl_lite.learning import (
-    Intervention,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Intervention, Learner, learner, minibatch_cross_entropy, Optimiser,
+                                 sgd, squared_error)
 from dyndl_lite.models.cnn import cnn, Layout
 from dyndl_lite.models.mlp import mlp
 

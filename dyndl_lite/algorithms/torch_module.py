@@ -11,21 +11,10 @@ import torch
 from torch import nn, Tensor
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.continual_backprop import (
-    least_useful,
-    new_unit_stats,
-    select_unit,
-    update_utility,
-)
-from dyndl_lite.algorithms.replace_units import (
-    activities,
-    Chosen,
-    newborn,
-    outgoing_weights,
-    overwrite,
-    reborn,
-    reinitialise,
-)
+from dyndl_lite.algorithms.continual_backprop import (least_useful, new_unit_stats, select_unit,
+                                                      update_utility)
+from dyndl_lite.algorithms.replace_units import (activities, Chosen, newborn, outgoing_weights,
+                                                 overwrite, reborn, reinitialise)
 from dyndl_lite.models.from_module import by_unit, links
 
 

@@ -126,8 +126,7 @@ def births(units: dict, received: Tensor, hunger: Tensor,
     # Counted in floating point: integers and flags cost the compiled loop more than they say.
     room, grown = empty.to(age.dtype).sum() > 0, mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
-    rate = torch.where(room, hyper["growth_rate"],
-                       hyper["replacement_rate"] * hunger * grown)
+    rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * grown)
     due = units["due"] + rate
     order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
     now = (due >= 1) & (room | (grown > 0))

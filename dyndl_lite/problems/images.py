@@ -78,8 +78,7 @@ class PermutedImages(Stream):
 
 
 @lru_cache(maxsize=4)
-def _task(seeds: tuple, device, pixels: int, images: int, permutation: int, task: int,
-          a_pass: int):
+def _task(seeds: tuple, device, pixels: int, images: int, permutation: int, task: int, a_pass: int):
     """Order of the pixels of a task and of the images of one of its passes, for every run."""
     seeds = torch.tensor(seeds, device=device)
     return (random.permutation(seeds, pixels, random.PIXELS, permutation),
