@@ -31,14 +31,9 @@ def backprop(sizes: tuple[int, ...], activation: str = "relu", loss: Callable = 
 
 def conv_backprop(layout: Layout, optimiser: Optimiser = momentum,
                   after: tuple[Intervention, ...] = ()) -> Learner:
-    """Make a backprop learner of minibatches of images.
+    """Make a backprop learner of minibatches of images; parameters are those of `backprop`.
 
-    Parameters
-    ----------
-    layout : Layout
-        Without channels and hidden units it is the linear classifier.
-    optimiser, after
-        As for `backprop`.
+    A layout without channels and hidden units is the linear classifier.
     """
     return named("conv_backprop", learner(cnn(layout), minibatch_cross_entropy, optimiser, *after))
 

@@ -101,11 +101,8 @@ def least_useful(utility: str | None = "contribution", activation: str = "relu",
                  survives: tuple[str, ...] = (), chains: Chains = ONE_CHAIN) -> Intervention:
     """Continual backprop's intervention; parameters are those of `continual_backprop`.
 
-    Returns
-    -------
-    Intervention
-        With the settings ``replacement_rate`` (share of the mature units replaced each step),
-        ``utility_decay`` (eta) and ``maturity_threshold`` (steps).
+    Its settings are ``replacement_rate`` (share of the mature units replaced each step),
+    ``utility_decay`` (eta) and ``maturity_threshold`` (steps).
     """
     if utility is not None and utility not in UTILITIES:
         raise ValueError(f"utility {utility!r} is unknown: use one of {list(UTILITIES)}")
@@ -152,22 +149,23 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
     sizes, activation, loss, optimiser
         As for `backprop`.
     utility : str or None
-        A name in `UTILITIES`. Nature's is the contribution; adaptable_contribution is the
-        overall utility of the 2021 paper. None makes it a setting, ``utility`` (0, 1, ... in
-        the order of `UTILITIES`), so that one ensemble compares them all.
+        A name in `UTILITIES`. Nature's is the contribution; adaptable_contribution is the overall
+        utility of the 2021 paper. None makes it a setting, ``utility`` (0, 1, ... in the order of
+        `UTILITIES`), so that one ensemble compares them all.
     bias_correction : bool
         Correct young running averages (2021 and the released code; not in Nature's Algorithm 1).
     transfer_mean : bool
         Move a replaced unit's mean contribution into its listeners' biases (2021; not in Nature's,
         and without effect in the released code).
     survives : tuple of str
-        Parts of the optimiser's memory that a replacement leaves; see `AS_IN_NATURE`, `AS_RELEASED`.
+        Parts of the optimiser's memory that a replacement leaves; see `AS_IN_NATURE`,
+        `AS_RELEASED`.
 
     Raises
     ------
     ValueError
-        If the utility is unknown, there is no hidden layer, or (before a run starts) a
-        replacement rate asks for more than one unit a layer and example.
+        If the utility is unknown, there is no hidden layer, or (before a run starts) a replacement
+        rate asks for more than one unit a layer and example.
     """
     return named("continual_backprop", learner(mlp(sizes, activation), loss, optimiser,
                                                least_useful(utility, activation, **variant)))
@@ -178,7 +176,8 @@ def conv_continual_backprop(layout: Layout, optimiser: Optimiser = momentum,
     """Make a continual-backprop learner of minibatches of images; steps are minibatches.
 
     What a unit says is averaged over the images and, if it is a channel, over the places; its
-    outgoing weights are all that hear it, from whatever place (Continual ImageNet, Dohare et al. 2024).
+    outgoing weights are all that hear it, from whatever place (Continual ImageNet, Dohare et al.
+    2024).
     """
     return named("conv_continual_backprop",
                  learner(cnn(layout), minibatch_cross_entropy, optimiser, least_useful(utility)),

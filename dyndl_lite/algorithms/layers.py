@@ -1,9 +1,10 @@
 """Remedies that change what a hidden layer computes: normalisation, dropout, concatenated ReLU.
 
-All in their online form, one example at a time. In a convolution layer norm is over all channels and
-places of one image, dropout silences a channel at all places, and a concatenated ReLU passes on two maps. A unit's summed input z = W h is normalised to
-y, the bias is added after that, and the activity is h = f(y + b). No gain is learned: with
-ReLU the outgoing weights can do all that a gain could.
+All in their online form, one example at a time. In a convolution layer norm is over all channels
+and places of one image, dropout silences a channel at all places, and a concatenated ReLU passes on
+two maps. A unit's summed input z = W h is normalised to y, the bias is added after that, and the
+activity is h = f(y + b). No gain is learned: with ReLU the outgoing weights can do all that it
+could.
 """
 
 from collections.abc import Callable
@@ -109,8 +110,7 @@ def forward(params: Params, x: Tensor, activation: str, kind: HiddenLayer, layer
     params : list of (weights, biases)
         A convolution where the weights have four dimensions.
     x : tensor [inputs] or [3, side, side]
-    activation : str
-    kind : HiddenLayer
+    activation, kind
     layers : list of dicts
         What each hidden layer remembers.
     kept : list of tensors [units], optional
@@ -144,18 +144,10 @@ def _check(setting: dict) -> None:
 
 def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable,
                 minibatch: bool) -> Model:
-    """Give a model another kind of hidden layers.
+    """Give a model, `mlp` or `cnn`, another kind of hidden layers.
 
-    Parameters
-    ----------
-    plain : Model
-        `mlp` or `cnn`.
-    kind : HiddenLayer
-    activation : str
-    init : function of (seed, multiplicity)
-        Draws the weights.
-    minibatch : bool
-        Whether an example is a minibatch; then layers can remember nothing.
+    ``init(seed, multiplicity)`` draws its weights. Where an example is a minibatch, layers can
+    remember nothing.
     """
     def new_state(seed: Tensor) -> dict:
         return {"layers": [{name: torch.full((n,), first, device=seed.device)
@@ -171,6 +163,9 @@ def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable
                       for (z, y, _), own in zip(seen, state["layers"]))
         return output, [h if h.ndim == 1 else h.flatten(1) for *_, h in seen], penalty, seen
 
+    def alone(params, state, hyper, x):
+        return one(params, state, hyper, x, state["t"])
+
     def together(params, state, hyper, x):
         t = state["t"] * len(x) + torch.arange(len(x), device=x.device)  # each its own dropout
         output, features = vmap(lambda *given: one(*given)[:2], (None, None, None, 0, 0))(
@@ -184,17 +179,15 @@ def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable
         return {**state, "layers": layers, "t": state["t"] + 1}
 
     def predict(params, state, x):  # with all units
-        def alone(x):
+        def output(x):
             return forward(params, x, activation, kind, state["layers"])[0]
-        return vmap(alone)(x) if minibatch else alone(x)
+        return vmap(output)(x) if minibatch else output(x)
 
     def apply(params, x):
         raise TypeError("layers that remember have no output without their state")
 
-    layers = LayerState(
-        new_state,
-        together if minibatch else lambda params, state, hyper, x: one(params, state, hyper, x, state["t"]),
-        update, predict if kind.keep else None, kind.settings, _check)
+    layers = LayerState(new_state, together if minibatch else alone, update,
+                        predict if kind.keep else None, kind.settings, _check)
     return plain._replace(init=lambda seed: init(seed, kind.multiplicity), apply=apply, layers=layers,
                           curvatures=None)
 
@@ -204,11 +197,11 @@ def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
                   after: tuple[Intervention, ...] = ()) -> Learner:
     """Make a backprop learner with another kind of hidden layers.
 
-    ``"layer_norm"``: Ba et al. (2016). ``"online_norm"``: Chiley et al. (2019, arXiv
-    1905.05894), the normalisation with its control of the gradient, without the layer scaling
-    that may follow it. ``"dropout"``: Srivastava et al. (2014), a share `dropout` of the units
-    silent while learning; predictions are scored with all units. ``"crelu"``: each unit passes on
-    f(z) and f(-z) (Shang et al. 2016; Abbas et al. 2023), so one side of it is always alive.
+    ``"layer_norm"``: Ba et al. (2016). ``"online_norm"``: Chiley et al. (2019, arXiv 1905.05894),
+    the normalisation with its control of the gradient, without the layer scaling that may follow
+    it. ``"dropout"``: Srivastava et al. (2014), a share `dropout` of the units silent while
+    learning; predictions are scored with all units. ``"crelu"``: each unit passes on f(z) and f(-z)
+    (Shang et al. 2016; Abbas et al. 2023), so one side of it is always alive.
 
     Parameters
     ----------
@@ -220,8 +213,8 @@ def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
     Raises
     ------
     ValueError
-        If the kind is unknown, there is no hidden layer, or units that pass on two numbers
-        should be replaced.
+        If the kind is unknown, there is no hidden layer, or units that pass on two numbers should
+        be replaced.
     """
     what = _named(kind, KINDS, len(sizes) > 2, f"sizes {sizes}", after)
     model = with_layers(mlp.mlp(sizes, activation), what, activation,

@@ -57,8 +57,8 @@ def l2(optimiser: Optimiser = sgd) -> Optimiser:
 def l2_init(optimiser: Optimiser = sgd) -> Optimiser:
     """Add L2 Init to an optimiser: every gradient g becomes g + weight_decay (w - w_0).
 
-    w_0 is the weight as it was in the beginning (Kumar, Marklund and Van Roy 2023, Equation 1); that
-    of a reborn unit is its own beginning.
+    w_0 is the weight as it was in the beginning (Kumar, Marklund and Van Roy 2023, Equation 1);
+    that of a reborn unit is its own beginning.
     """
 
     def init(params, seed):
@@ -113,8 +113,8 @@ def _upgd(params, gradients, state, hyper, context=None):
 
 
 #: Utility-based perturbed gradient descent. A weight's utility U is a running average of -g w, what
-#: the loss would gain without the weight, to first order. With the largest utility of the whole net, M,
-#: and noise e of variance 1,
+#: the loss would gain without the weight, to first order. With the largest utility of the whole
+#: net, M, and noise e of variance 1,
 #:
 #:     w <- (1 - step_size weight_decay) w - 2 step_size (g + noise e) (1 - sigmoid(U / M)),
 #:

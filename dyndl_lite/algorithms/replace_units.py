@@ -29,12 +29,13 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
     ----------
     name : str
     new_unit_stats : function of (units, device)
-        What is kept of a layer's units at first: tensors [units], 0 at birth, or scalars of the layer.
+        What is kept of a layer's units at first: tensors [units], 0 at birth, or scalars of the
+        layer.
     select : function of (stats, H, w_in, w_out, hyper, where)
-        H [n, units] are the activities at n examples or places, `w_in` and `w_out` [units] the summed
-        magnitudes of incoming and outgoing weights, `where` is (seed, t, layer). Gives the
-        stats, the unit chosen (index, whether now), and the mean activities [units] that
-        listeners take into their biases.
+        H [n, units] are the activities at n examples or places, `w_in` and `w_out` [units] the
+        summed magnitudes of incoming and outgoing weights, `where` is (seed, t, layer). Gives the
+        stats, the unit chosen (index, whether now), and the mean activities [units] that listeners
+        take into their biases.
     settings, check
         Check takes a setting and the units of each hidden layer.
     activation : str
@@ -115,7 +116,8 @@ def fresh_weights(seed: Tensor, t: Tensor, fan_ins: list[int], activation: str) 
 
 
 def reborn(chosen: Chosen, weights: int, each: int = 1) -> Tensor:
-    """Mask [weights] of the reborn unit's, which has that many each; all False where none is due."""
+    """Mask [weights] of the reborn unit's, which has that many each; all False where none is
+    due."""
     least, now = chosen
     return (torch.arange(weights, device=least.device) // each == least) & now
 
@@ -131,16 +133,15 @@ def reinitialise(layers: list[tuple], chosen: list[Chosen], fresh: list[Tensor],
                  means: list[Tensor]) -> list[tuple]:
     """Give the chosen units fresh incoming weights and no outgoing ones; their mean stays behind.
 
-    Their listeners keep their mean contribution in their biases, so that on average the
-    output does not change at the moment of replacement (Dohare et al. 2021).
+    Their listeners keep their mean contribution in their biases, so that on average the output does
+    not change at the moment of replacement (Dohare et al. 2021).
 
     Parameters
     ----------
     layers : list of (weights, biases, more per unit ...)
-    chosen : list of (index, whether now), one a hidden layer
-    fresh : list of tensors [inputs], one a hidden layer, from `fresh_weights`
-    means : list of tensors [units]
-        What each unit's listeners take into their biases.
+    chosen, fresh, means : lists, one entry a hidden layer
+        (Index, whether now); weights [inputs] from `fresh_weights`; what each unit's listeners take
+        into their biases [units].
     """
     moved = [layers[0]]
     for (W, b, *more), (least, now), mean in zip(layers[1:], chosen, means):  # first the mean moves
@@ -154,8 +155,8 @@ def overwrite(layers: list[tuple], chosen: list[Chosen], rows: list,
               more_at_birth: tuple[float, ...] = (1.0, 0.0)) -> list[tuple]:
     """Write a row into the reborn units' incoming weights, 0 into their biases and outgoing ones.
 
-    Between two newborns the row counts: what comes in is fresh, whoever it comes from. What a layer has
-    more per unit, a normalisation's scale and shift, becomes `more_at_birth`.
+    Between two newborns the row counts: what comes in is fresh, whoever it comes from. What a layer
+    has more per unit, a normalisation's scale and shift, becomes `more_at_birth`.
     """
     new, units = [], 0
     for layer, (W, b, *more) in enumerate(layers):

@@ -23,47 +23,42 @@ class ContinualBackprop:
 
     Call `step` after the optimiser's. Hidden layers are linear or convolutional layers that one
     other such layer hears; a unit of a convolution is a channel. A unit's activity is what its
-    listener hears, after nonlinearity, pooling and flattening, averaged over the training
-    forwards (train mode, with gradients) since the last step, their examples and places.
+    listener hears, after nonlinearity, pooling and flattening, averaged over the training forwards
+    (train mode, with gradients) since the last step, their examples and places.
 
-    A replaced unit starts anew: fresh incoming weights, no bias, no outgoing weights, batch norms of
-    its own as new (scale 1, shift 0, mean 0, variance 1), and no optimiser state: every tensor of the
-    optimiser's state that has its parameter's shape becomes 0 at the unit's weights. What the optimiser
-    keeps for a parameter as a whole stays, such as the `step` of Adam, whose bias correction a new
-    weight then lacks, and Adafactor's factored averages. The unit's mean contribution stays in its
-    listener's bias (or running mean, of a listener that has batch norm for a bias), so that the mean
-    output does not change, but at the borders of a zero-padded convolution, and where the places of a
-    channel that a linear layer hears differ in their means.
+    A replaced unit starts anew: fresh incoming weights, no bias, no outgoing weights, batch norms
+    of its own as new (scale 1, shift 0, mean 0, variance 1), and no optimiser state: every tensor
+    of the optimiser's state that has its parameter's shape becomes 0 at the unit's weights. What
+    the optimiser keeps for a parameter as a whole stays, such as the `step` of Adam, whose bias
+    correction a new weight then lacks, and Adafactor's factored averages. The unit's mean
+    contribution stays in its listener's bias (or running mean, of a listener that has batch norm
+    for a bias), so that the mean output does not change, but at the borders of a zero-padded
+    convolution, and where the places of a channel that a linear layer hears differ in their means.
 
     Parameters
     ----------
     model : nn.Module
-        As it was initialised: the spread of its weights is that of fresh ones. If you compile it, do
-        so after this, or before its first forward pass.
+        As it was initialised: the spread of its weights is that of fresh ones. If you compile it,
+        do so after this, or before its first forward pass.
     optimizer : torch.optim.Optimizer
         Any that keeps its state for each parameter (not L-BFGS).
     example : tensor, or tuple of arguments
         An input, to see which layer hears which; a minibatch of one will do.
-    replacement_rate : float
-        Share of a layer's mature units replaced each step.
-    utility : str
-        A name in `continual_backprop.UTILITIES`.
-    utility_decay : float
-        Of the running averages.
-    maturity_threshold : float
-        Steps before a unit may be replaced.
+    replacement_rate, utility, utility_decay, maturity_threshold
+        As for `continual_backprop`; the threshold is in steps.
     pairs : list of (layer, listener), optional
         Names, as in ``model.named_modules()``, of the hidden layers to treat; None for all.
     seed : int
         Of the fresh weights.
     fresh : function of (layer, t), optional
-        Gives incoming weights, shaped like one unit's, for a layer's name at step t. Default: uniform,
-        mean 0, with the standard deviation that the layer's weights have now.
+        Gives incoming weights, shaped like one unit's, for a layer's name at step t. Default:
+        uniform, mean 0, with the standard deviation that the layer's weights have now.
 
     Raises
     ------
     ValueError
-        If the optimiser, a setting or the network is one that it cannot handle (see `models.from_module.links`).
+        If the optimiser, a setting or the network is one that it cannot handle
+        (`from_module.links`).
 
     Examples
     --------
@@ -75,8 +70,7 @@ class ContinualBackprop:
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
     ...                     nn.Flatten(), nn.Linear(8 * 9, 32), nn.GELU(), nn.Linear(32, 2))
     >>> optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    >>> cbp = ContinualBackprop(net, optimizer, example=torch.zeros(1, 1, 8, 8),
-    ...                         replacement_rate=1e-3)
+    >>> cbp = ContinualBackprop(net, optimizer, example=torch.zeros(1, 1, 8, 8), replacement_rate=1e-3)
     >>> [(link.layer, link.listener) for link in cbp.links]
     [('0', '5'), ('5', '7')]
     >>> for _ in range(200):
@@ -131,15 +125,8 @@ class ContinualBackprop:
     def step(self) -> dict[str, int]:
         """Update utilities, and replace the units that are due: call it after the optimiser's step.
 
-        Returns
-        -------
-        dict
-            Names of the layers of which a unit was replaced, and that unit's index.
-
-        Raises
-        ------
-        RuntimeError
-            If no training forward has been seen since the last step.
+        Gives the names of the layers of which a unit was replaced, and that unit's index;
+        RuntimeError if no training forward has been seen since the last step.
         """
         chosen, means = {}, {}
         for index, link in enumerate(self.links):

@@ -52,12 +52,8 @@ def perturbation(params: Params, X: Tensor, activation: str = "relu",
                  size: float = 0.01) -> list[Tensor]:
     """Scale a unit's weights and bias by 1 + size: how far does the output move?
 
-    For a ReLU unit that is the same as scaling its activity, or all its outgoing weights.
-
-    Returns
-    -------
-    list of tensors [units]
-        Root mean square of the outputs' change over the examples X, divided by size.
+    For a ReLU unit that is the same as scaling its activity, or all its outgoing weights. Gives the
+    root mean square of the outputs' change over the examples X, divided by size.
     """
 
     def outputs(layer, which):
@@ -127,11 +123,8 @@ def new_trace(units: int, device=None) -> dict[str, Tensor]:
 def follow(trace: dict, a: Tensor, decay: float) -> tuple[dict, Tensor]:
     """Online form of `spreads` for one layer: running averages, one example at a time.
 
-    Returns
-    -------
-    trace : dict
-    spread : tensor [units]
-        Corrected for the bias of a young average, as in continual backprop.
+    Gives the trace and the spread [units], corrected for the bias of a young average, as in
+    continual backprop.
     """
     past = decay * trace["past"] + (1 - decay)
     mean = decay * trace["mean"] + (1 - decay) * a
@@ -142,14 +135,14 @@ def follow(trace: dict, a: Tensor, decay: float) -> tuple[dict, Tensor]:
 def propagate(params: Params, spreads: list[Tensor], keep: float = 0.1) -> Ledger:
     """Put one unit of utility on each output and let it flow to where it was earned.
 
-    Unit j keeps a share of what it receives and passes the rest to the units i that it hears,
-    in proportion to its use of them, the running average r_ij of |w_ij (a_i - mean a_i)|. With
-    the weights of now that is |w_ij| times the spread of a_i, so it costs one number for each
-    unit and not one for each weight. What is passed on is lost to the giver.
+    Unit j keeps a share of what it receives and passes the rest to the units i that it hears, in
+    proportion to its use of them, the running average r_ij of |w_ij (a_i - mean a_i)|. With the
+    weights of now that is |w_ij| times the spread of a_i, so it costs one number for each unit and
+    not one for each weight. What is passed on is lost to the giver.
 
-    A unit keeps a share, and not everything up to a cap: in a wide layer all units are under
-    any cap, keep all, and the layers below starve. With a share the order of the units of a
-    layer does not depend on how much they keep.
+    A unit keeps a share, and not everything up to a cap: in a wide layer all units are under any
+    cap, keep all, and the layers below starve. With a share the order of the units of a layer does
+    not depend on how much they keep.
 
     Parameters
     ----------
@@ -158,10 +151,6 @@ def propagate(params: Params, spreads: list[Tensor], keep: float = 0.1) -> Ledge
         Of the inputs and each hidden layer, from `spreads` or `follow`.
     keep : float
         From 0 to 1.
-
-    Returns
-    -------
-    Ledger
     """
     utility, leaked, received, kept = torch.ones_like(params[-1][1]), 0.0, [], []
     for (W, _), spread in zip(reversed(params), reversed(spreads), strict=True):
@@ -183,17 +172,9 @@ def members(scores: list[Tensor], threshold: float = 0.1) -> list[Tensor]:
 def prune(params: Params, keep: list[Tensor], means: list[Tensor]) -> Params:
     """Remove units; what they say on average stays, in their listeners' biases.
 
-    Parameters
-    ----------
-    params : list of (weights, biases)
-    keep : list of bool tensors [units], one a hidden layer
-    means : list of tensors [units], one a hidden layer
-        Mean activities. They change nothing where a unit has no listener.
-
-    Returns
-    -------
-    list of (weights, biases)
-        Of the old shapes: all weights into and out of a removed unit are 0, and its bias.
+    Shapes stay: all weights into and out of a removed unit are 0, and its bias. Both ``keep``,
+    bool, and ``means``, mean activities, are lists of tensors [units], one a hidden layer. Means
+    change nothing where a unit has no listener.
     """
     pruned = []
     for layer, (W, b) in enumerate(params):

@@ -68,17 +68,11 @@ def pursue(W: Tensor, b: Tensor, memory: dict, delta: Tensor, heard: Tensor, c: 
     W, b : tensors [units, inputs], [units]
     memory : dict of tensors [units, inputs + 1]
         Autostep's, the bias last.
-    delta : tensor [units]
-        The unit's own error: how much more it should have said.
+    delta, c : tensors [units]
+        The unit's own error, how much more it should have said, and curvature (`mlp.curvatures`).
     heard : tensor [units, inputs]
         What each unit hears; 0 where it has no wire.
-    c : tensor [units]
-        The unit's curvature, from `mlp.curvatures`.
     hyper : dict
-
-    Returns
-    -------
-    W, b, memory
     """
     a = torch.cat([heard, torch.ones_like(b)[:, None]], 1)
     learned, change = vmap(autostep.update, in_dims=(0, 0, 0, 0, None))(memory, delta, a, c, hyper)
@@ -102,12 +96,8 @@ def normalise(W: Tensor, b: Tensor, active: Tensor, power: Tensor,
               hyper: dict) -> tuple[Tensor, Tensor]:
     """Each unit shifts its bias if it is active too rarely or too often, and scales itself.
 
-    Parameters
-    ----------
-    W, b : tensors [units, inputs], [units]
-    active, power : tensors [units]
-        Running averages of how often a unit is active, and of its squared activity.
-    hyper : dict
+    `active` and `power` [units] are running averages of how often a unit is active, and of its
+    squared activity.
     """
     rate = hyper["homeostasis"]
     rarely, often = active < hyper["least_active"], active > hyper["most_active"]
@@ -123,13 +113,12 @@ def rewire(w: Tensor, b: Tensor, wires: Tensor, mean: Tensor, spread: Tensor, wi
 
     Parameters
     ----------
-    w, b, wires : tensor [inputs], scalar tensor, tensor [inputs]
-    mean, spread : tensors [inputs]
-        Running averages of the inputs, from `backbone.follow`.
+    w, wires, mean, spread : tensors [inputs]
+        The unit's weights and wires, and running averages of the inputs, from `backbone.follow`.
+    b, now : scalar tensors
+        The unit's bias; whether anything happens.
     wish : tensor [inputs]
         Random, not negative: of the free inputs the unit takes the one with the highest.
-    now : bool scalar tensor
-        False: nothing happens.
 
     Returns
     -------
@@ -194,10 +183,6 @@ def decentralised(sizes: tuple[int, int, int], capacity: int,
         Wires of each hidden unit.
     loss : function
         `squared_error` or `cross_entropy`.
-
-    Returns
-    -------
-    Learner
 
     Raises
     ------

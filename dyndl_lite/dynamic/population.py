@@ -101,18 +101,17 @@ def births(units: dict, received: Tensor, hunger: Tensor,
            hyper: dict) -> tuple[dict, Tensor, Tensor]:
     """Decide whether a unit is born at this example, and where.
 
-    While there is room, at the growth rate, into the first empty place. After that, in place of
-    the mature unit that receives the least utility, at the replacement rate times the hunger:
-    where nothing is left to be learned, nobody need make way.
+    While there is room, at the growth rate, into the first empty place. After that, in place of the
+    mature unit that receives the least utility, at the replacement rate times the hunger: where
+    nothing is left to be learned, nobody need make way.
 
     Parameters
     ----------
-    units : dict
+    units, hyper : dicts
     received : tensor [units]
         Utility.
     hunger : scalar tensor
         Of the hungriest output, at this example.
-    hyper : dict
 
     Returns
     -------
@@ -173,17 +172,8 @@ def reset_outgoing(weights: Tensor, memory: dict, place: Tensor, mean: Tensor,
     """Let listeners forget the unit that was in the newborn's place, all but its mean.
 
     Their biases take the mean of what it said; then its weight is 0, and its step size the
-    newcomer's (0 stands for the first step size of all weights).
-
-    Parameters
-    ----------
-    weights : tensor [listeners, sources + 1]
-    memory : dict of tensors like it
-    place : scalar tensor
-        Number of the newborn unit, or -1.
-    mean : tensor [units]
-        Mean activities of the units, the last of the sources.
-    step_size : scalar
+    newcomer's (0 stands for the first step size of all weights). Weights and memory are [listeners,
+    sources + 1], means [units], and the units are the last of the sources.
     """
     size = mean.shape[0]
     inputs = weights.shape[1] - 1 - size

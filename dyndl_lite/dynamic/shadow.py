@@ -19,18 +19,9 @@ _TINY = 1e-12
 def wanting(links: Tensor, shadow: Tensor, size: Tensor | float = 1.0) -> Tensor:
     """Give what each shadow weight still lacks: the weight it wants minus the one it has.
 
-    As the master comes to listen, the real weight takes over and the shadow fades.
-
-    Parameters
-    ----------
-    links, shadow : tensors [listeners, units]
-    size : scalar
-        Magnitude of the weight a unit of the fringe wishes for; 0: no shadow weights.
-
-    Returns
-    -------
-    tensor [listeners, units]
-        Of the sign of the shadow weight, magnitude from 0 to `size`.
+    As the master comes to listen, the real weight takes over and the shadow fades. Links and shadow
+    are [listeners, units]; `size` is the magnitude of the weight a unit of the fringe wishes for,
+    0: none. What it gives has the sign of the shadow weight, and a magnitude from 0 to `size`.
     """
     return shadow * torch.clamp(size - torch.clamp(links * shadow, min=0), min=0)
 
@@ -62,9 +53,10 @@ def imprint(x: Tensor, mean: Tensor, may: Tensor, size: Tensor | float,
     """Make the incoming weights of a newborn from the pattern of this moment.
 
     The talk's rule, positive weights to what is active and negative ones to what is silent,
-    whichever sign the shadow weight has: the unit shall be active now. Here "active" means
-    above its own mean, and what is unusual counts most. (One gradient step on the replayed
-    example, as Platt's RAN, 1991, and GradMax, Evci et al. 2022, take it.)
+    whichever sign the shadow weight has: the unit shall be active now. Here "active" means above
+    its own mean, and what is unusual counts most. (One gradient step on the replayed example, as
+    Platt's RAN, 1991, and GradMax, Evci et al. 2022, take it.) The bias is such that the summed
+    input is 0 on average.
 
     Parameters
     ----------
@@ -76,12 +68,6 @@ def imprint(x: Tensor, mean: Tensor, may: Tensor, size: Tensor | float,
         Length of the imprinted weight vector; 0: no imprint.
     noise : tensor [sources]
         Random weights added to it.
-
-    Returns
-    -------
-    weights : tensor [sources]
-    bias : scalar tensor
-        Such that the unit's summed input is 0 on average.
     """
     unusual = torch.where(may, x - mean, 0.0)
     weights = size * unusual / torch.sqrt((unusual**2).sum() + _TINY)

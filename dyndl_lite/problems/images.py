@@ -63,7 +63,6 @@ class PermutedImages(Stream):
         return task
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Give X [count, runs, pixels] and labels Y [count, runs] from time `start` on."""
         def piece(t, most):  # within one pass of one task
             task, within = divmod(t, self.task_length)
             a_pass, first = divmod(within, len(self.images))
