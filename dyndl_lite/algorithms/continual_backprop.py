@@ -51,26 +51,11 @@ def update_utility(units: dict, H: Tensor, w_in: Tensor, w_out: Tensor, hyper: d
                    ) -> tuple[dict, Tensor, Tensor]:
     """Update one layer's running averages with one example, or the mean over a minibatch.
 
-    Parameters
-    ----------
-    units : dict
-        As `new_unit_stats` makes it.
-    H : tensor [n, units]
-        Activities; utilities are means over n.
-    w_in, w_out : tensors [units]
-        Summed magnitudes of each unit's incoming and outgoing weights.
-    hyper : dict
-        With utility_decay, eta of the running averages.
-    utility : str or None
-        A name in `UTILITIES`; None takes the one that ``hyper["utility"]`` counts to.
-    bias_correction : bool
-        Whether young averages are corrected for their start at 0.
-
-    Returns
-    -------
-    units : dict
-    u_hat, f_hat : tensors [units]
-        Utility and mean activity, corrected (Dohare et al. 2021, Equations 4 to 7) or not.
+    Units are as `new_unit_stats` makes them, H [n, units] are activities, `w_in` and `w_out`
+    [units] the summed magnitudes of each unit's incoming and outgoing weights. None for a utility
+    takes the one that ``hyper["utility"]`` counts to. Gives the units, and u_hat and f_hat [units],
+    utility and mean activity, corrected for their start at 0 (Dohare et al. 2021, Equations 4 to 7)
+    or not.
     """
     decay = hyper["utility_decay"]
     past = decay * units["bias_correction"] + (1 - decay)
@@ -96,6 +81,21 @@ def select_unit(units: dict, u_hat: Tensor, hyper: dict) -> tuple[dict, Chosen]:
     return {**units, "accumulator": owed - now.to(owed.dtype)}, (least, now)
 
 
+def judge(units: dict, H: Tensor, w_in: Tensor, w_out: Tensor, hyper: dict, where: tuple,
+          utility: str | None, bias_correction: bool = True) -> tuple[dict, Chosen, Tensor]:
+    """Update one layer's utilities and select by them; gives its mean activities, too.
+
+    Parameters are those of `update_utility`, and (seed, t, layer), from which random ranks follow.
+    """
+    units, u_hat, f_hat = update_utility(units, H, w_in, w_out, hyper, utility, bias_correction)
+    if utility in ("random", None):
+        seed, t, layer = where
+        unit = torch.arange(len(w_in), device=H.device)
+        ranks = random.uniform(seed, random.RANDOM_UTILITY, t, unit + 2**20 * layer)
+        u_hat = ranks if utility else torch.where(hyper["utility"] == _RANDOM, ranks, u_hat)
+    return *select_unit(units, u_hat, hyper), f_hat
+
+
 def least_useful(utility: str | None = "contribution", activation: str = "relu",
                  bias_correction: bool = True, transfer_mean: bool = True,
                  survives: tuple[str, ...] = (), chains: Chains = ONE_CHAIN) -> Intervention:
@@ -107,15 +107,9 @@ def least_useful(utility: str | None = "contribution", activation: str = "relu",
     if utility is not None and utility not in UTILITIES:
         raise ValueError(f"utility {utility!r} is unknown: use one of {list(UTILITIES)}")
 
-    def select(units, H, w_in, w_out, hyper, where):
-        units, u_hat, f_hat = update_utility(units, H, w_in, w_out, hyper, utility, bias_correction)
-        if utility in ("random", None):
-            seed, t, layer = where
-            unit = torch.arange(len(w_in), device=H.device)
-            ranks = random.uniform(seed, random.RANDOM_UTILITY, t, unit + 2**20 * layer)
-            u_hat = ranks if utility else torch.where(hyper["utility"] == _RANDOM, ranks, u_hat)
-        units, pick = select_unit(units, u_hat, hyper)
-        return units, pick, f_hat if transfer_mean else torch.zeros_like(f_hat)
+    def select(*given):
+        units, chosen, f_hat = judge(*given, utility, bias_correction)
+        return units, chosen, f_hat if transfer_mean else torch.zeros_like(f_hat)
 
     def check(setting: dict, hidden: tuple[int, ...]) -> None:
         if utility is None and setting["utility"] not in range(len(UTILITIES)):

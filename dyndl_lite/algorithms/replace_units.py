@@ -55,15 +55,11 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
     def apply(params, memory, state, features, hyper):
         parts = chains.split(params)
         links = [pair for chain in parts for pair in zip(chain, chain[1:])]
-        units, chosen, means = [], [], []
+        judged = []
         for layer, ((incoming, outgoing), h) in enumerate(zip(links, features)):
-            w_in = incoming[0].flatten(1).abs().sum(1)
-            w_out = outgoing_weights(outgoing[0], len(w_in)).abs().sum((0, 2))
-            stats, pick, mean = select(state["units"][layer], activities(h), w_in, w_out, hyper,
-                                       (state["seed"], state["t"], layer))
-            units.append(newborn(stats, pick))
-            chosen.append(pick)
-            means.append(mean)
+            judged.append(selected(select, state["units"][layer], activities(h), incoming[0],
+                                   outgoing[0], hyper, (state["seed"], state["t"], layer)))
+        units, chosen, means = map(list, zip(*judged))
 
         def everywhere(tree, change):  # chain by chain, each with its own part of the hidden layers
             new, first = [], 0
@@ -89,6 +85,15 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
             "fresh": fresh_weights(state["seed"], t, fan_ins, activation)}
 
     return Intervention(init, apply, settings, name, check, of_units=True)
+
+
+def selected(select: Callable, stats: dict, H: Tensor, incoming: Tensor, outgoing: Tensor,
+             hyper: dict, where: tuple) -> tuple[dict, Chosen, Tensor]:
+    """Let `select` look at one layer with its weights; the unit chosen has no past any more."""
+    w_in = incoming.flatten(1).abs().sum(1)
+    w_out = outgoing_weights(outgoing, len(w_in)).abs().sum((0, 2))
+    stats, chosen, mean = select(stats, H, w_in, w_out, hyper, where)
+    return newborn(stats, chosen), chosen, mean
 
 
 def activities(h: Tensor) -> Tensor:
@@ -134,14 +139,10 @@ def reinitialise(layers: list[tuple], chosen: list[Chosen], fresh: list[Tensor],
     """Give the chosen units fresh incoming weights and no outgoing ones; their mean stays behind.
 
     Their listeners keep their mean contribution in their biases, so that on average the output does
-    not change at the moment of replacement (Dohare et al. 2021).
-
-    Parameters
-    ----------
-    layers : list of (weights, biases, more per unit ...)
-    chosen, fresh, means : lists, one entry a hidden layer
-        (Index, whether now); weights [inputs] from `fresh_weights`; what each unit's listeners take
-        into their biases [units].
+    not change at the moment of replacement (Dohare et al. 2021). Layers are (weights, biases, more
+    per unit
+    ...); of each hidden one there are (index, whether now), weights [inputs] from `fresh_weights`, and
+    what each unit's listeners take into their biases [units].
     """
     moved = [layers[0]]
     for (W, b, *more), (least, now), mean in zip(layers[1:], chosen, means):  # first the mean moves

@@ -11,10 +11,9 @@ import torch
 from torch import nn, Tensor
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.continual_backprop import (least_useful, new_unit_stats, select_unit,
-                                                      update_utility)
-from dyndl_lite.algorithms.replace_units import (activities, Chosen, newborn, outgoing_weights,
-                                                 overwrite, reborn, reinitialise)
+from dyndl_lite.algorithms.continual_backprop import judge, least_useful, new_unit_stats
+from dyndl_lite.algorithms.replace_units import (activities, Chosen, overwrite, reborn, reinitialise,
+                                                 selected)
 from dyndl_lite.models.from_module import by_unit, links
 
 
@@ -133,23 +132,16 @@ class ContinualBackprop:
             layer, listener = self.modules[link.layer], self.modules[link.listener]
             heard, self._heard[link.layer] = self._heard[link.layer], []
             if not heard:
-                raise RuntimeError(
-                    f"layer {link.listener!r} has heard nothing since the last step: call the model in "
-                    "train mode before each step, and compile it after making ContinualBackprop")
+                raise RuntimeError(f"layer {link.listener!r} has heard nothing since the last step: call "
+                                   "the model in train mode before each step, and compile it after "
+                                   "making ContinualBackprop")
             W, n = layer.weight, len(layer.weight)
             stats = {key: value.to(W.device) for key, value in self.units[link.layer].items()}
             H = torch.cat([activities(by_unit(h, listener, n)) for h in heard]).to(_precise(W))
-            w_in = W.flatten(1).abs().sum(1)
-            w_out = outgoing_weights(listener.weight, n).abs().sum((0, 2))
             hyper = {key: torch.tensor(value, dtype=H.dtype) for key, value in self.settings.items()}
-            stats, u_hat, means[link.layer] = update_utility(stats, H, w_in, w_out, hyper,
-                                                             self.utility)
-            if self.utility == "random":
-                where = torch.arange(n, device=W.device) + 2**20 * index
-                u_hat = random.uniform(torch.tensor(self.seed, device=W.device),
-                                       random.RANDOM_UTILITY, self.t, where)
-            stats, chosen[link.layer] = select_unit(stats, u_hat, hyper)
-            self.units[link.layer] = newborn(stats, chosen[link.layer])
+            where = torch.tensor(self.seed, device=W.device), self.t, index
+            self.units[link.layer], chosen[link.layer], means[link.layer] = selected(
+                partial(judge, utility=self.utility), stats, H, W, listener.weight, hyper, where)
         now = torch.stack([now.cpu() for _, now in chosen.values()]).tolist()
         due = [link for link, is_due in zip(self.links, now) if is_due]
         for link in due:  # in the order of the forward pass: what comes into a new unit is fresh

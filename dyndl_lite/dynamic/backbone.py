@@ -62,21 +62,19 @@ def perturbation(params: Params, X: Tensor, activation: str = "relu",
         moved = [*params[:layer], (W * scale[:, None], b * scale), *params[layer + 1:]]
         return _outputs(moved, X, activation)
 
-    scores = []
-    for layer, (_, b) in enumerate(params[:-1]):
-        found = vmap(partial(outputs, layer))(_nobody_then_each(b))
-        scores.append(((found[1:] - found[0]) ** 2).mean((1, 2)).sqrt() / size)
-    return scores
+    changes = [_changes(partial(outputs, layer), b) for layer, (_, b) in enumerate(params[:-1])]
+    return [(change**2).mean((1, 2)).sqrt() / size for change in changes]
 
 
-def _nobody_then_each(b: Tensor) -> Tensor:
-    """Rows for a layer: all 0; then for each unit 1 for itself, 0 for the others.
+def _changes(found: Callable, b: Tensor) -> Tensor:
+    """Give how what is found differs if 1 stands for one unit of a layer, 0 for the others.
 
-    The undisturbed network goes through the same arithmetic as the others, so that a unit
+    The undisturbed network, all 0, goes through the same arithmetic as the others, so that a unit
     without effect has an effect of exactly 0.
     """
-    nobody = torch.zeros_like(b)[None]
-    return torch.cat([nobody, torch.eye(len(b), dtype=b.dtype, device=b.device)])
+    each = torch.eye(len(b), dtype=b.dtype, device=b.device)
+    results = vmap(found)(torch.cat([torch.zeros_like(b)[None], each]))
+    return results[1:] - results[0]
 
 
 def mean_squared_gradient(params: Params, X: Tensor, Y: Tensor, loss: Callable = squared_error,
@@ -204,6 +202,4 @@ def rise_without(params: Params, X: Tensor, Y: Tensor, loss: Callable = squared_
         others = [*everyone[:layer], which == 0, *everyone[layer + 1:]]
         return mean_loss(prune(params, others, means), X, Y, loss, activation)
 
-    losses = [vmap(partial(without, layer))(_nobody_then_each(mean))
-              for layer, mean in enumerate(means)]
-    return [found[1:] - found[0] for found in losses]
+    return [_changes(partial(without, layer), mean) for layer, mean in enumerate(means)]

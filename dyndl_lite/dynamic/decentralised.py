@@ -28,6 +28,17 @@ from dyndl_lite.models.mlp import forward, weight_bound
 # Normal range of a unit's activity: root of its mean square.
 QUIET, LOUD = 0.1, 10.0
 
+SETTINGS = {
+    **autostep.settings,
+    "step_size": 0.01, "meta_step_size": 0.0,  # Autostep's; with 0 the step size is fixed
+    "weights": 1.0,  # hidden units learn from their listeners' hunger; 0: they do not
+    "rewiring": 0.0,  # connections each hidden unit exchanges an example, a small share
+    "homeostasis": 0.0,  # step of a unit's bias, and relative step of its size, if out of range
+    "least_active": 0.01, "most_active": 0.99,  # share of the time that a unit wants to be active
+    "enough": 0.1,  # a unit that is paid less, of a fair share of attention,
+    "patience": float("inf"),  # for more than so many examples in a row, explores
+    "decay": 0.999,  # of all running averages
+}
 #: Goals and levels as they are switched on one by one, each on top of those before it.
 LEVELS = {
     "random features": {"weights": 0.0},
@@ -156,25 +167,7 @@ def welcome(V: Tensor, c: Tensor, mean: Tensor, who: Tensor) -> tuple[Tensor, Te
 
 def decentralised(sizes: tuple[int, int, int], capacity: int,
                   loss: Callable = squared_error) -> Learner:
-    """Make a decentralised learner with one hidden layer of ReLU units.
-
-    Settings
-    --------
-    step_size, meta_step_size, tau
-        Autostep's; with meta_step_size 0 the step size is fixed.
-    weights
-        1: hidden units learn from their listeners' hunger; 0: they do not.
-    rewiring
-        Connections each hidden unit exchanges an example (a small share; 0: none).
-    homeostasis
-        Step of a unit's bias, and relative step of its size, when out of range; 0: none.
-    least_active, most_active
-        Share of the time that a unit wants to be active.
-    enough, patience
-        A unit that is paid less than `enough` of a fair share of attention for more than
-        `patience` examples in a row explores; with patience inf never.
-    decay
-        Of all running averages.
+    """Make a decentralised learner with one hidden layer of ReLU units, and `SETTINGS`.
 
     Parameters
     ----------
@@ -277,8 +270,5 @@ def decentralised(sizes: tuple[int, int, int], capacity: int,
             "seed": net["seed"], "t": net["t"] + 1, "fresh": fresh(net["seed"], net["t"] + 1),
         }, score
 
-    settings = {**autostep.settings, "step_size": 0.01, "meta_step_size": 0.0, "weights": 1.0,
-                "rewiring": 0.0, "homeostasis": 0.0, "least_active": 0.01, "most_active": 0.99,
-                "enough": 0.1, "patience": float("inf"), "decay": 0.999}
     description = f"decentralised {sizes} {capacity} {loss.__name__}"
-    return Learner(start, step, settings, description, outputs)
+    return Learner(start, step, dict(SETTINGS), description, outputs)

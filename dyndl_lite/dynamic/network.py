@@ -111,16 +111,12 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     def start(seed: Tensor) -> dict:
         shapes = {"hidden": (units, sources + 1), "output": (outputs, inputs + units + 1)}
         zeros = {name: torch.zeros(shape, device=seed.device) for name, shape in shapes.items()}
-        return {
-            "params": {name: w.clone() for name, w in zeros.items()},
-            "memory": {name: {part: w.clone() for part in steady.memory}
-                       for name, w in zeros.items()},
-            "units": population.new_units(units, inputs, seed.device),
-            "shadow": torch.zeros(listeners, units, device=seed.device),
-            "seed": seed.clone(),
-            "t": torch.zeros_like(seed),
-            "fresh": fresh(seed, torch.zeros_like(seed)),
-        }
+        memory = {name: {part: w.clone() for part in steady.memory} for name, w in zeros.items()}
+        return {"params": zeros, "memory": memory,
+                "units": population.new_units(units, inputs, seed.device),
+                "shadow": torch.zeros(listeners, units, device=seed.device),
+                "seed": seed.clone(), "t": torch.zeros_like(seed),
+                "fresh": fresh(seed, torch.zeros_like(seed))}
 
     def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         params, memory, units_ = net["params"], net["memory"], net["units"]
@@ -162,15 +158,11 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
                                                          newcomer)
         params["hidden"], memory["hidden"] = population.init_incoming(
             params["hidden"], memory["hidden"], place, torch.cat([row, bias[None]]))
-        return {
-            "params": params,
-            "memory": memory,
-            "units": population.newborn(units_, place, level),
-            "shadow": population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs),
-            "seed": net["seed"],
-            "t": net["t"] + 1,
-            "fresh": fresh(net["seed"], net["t"] + 1),
-        }, score
+        shadow = population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs)
+        return {"params": params, "memory": memory,
+                "units": population.newborn(units_, place, level), "shadow": shadow,
+                "seed": net["seed"], "t": net["t"] + 1,
+                "fresh": fresh(net["seed"], net["t"] + 1)}, score
 
     return Learner(start, step, dict(SETTINGS),
                    f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}", outputs,
