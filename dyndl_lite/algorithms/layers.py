@@ -103,24 +103,11 @@ IMAGE_KINDS = {"plain": HiddenLayer(),
 
 def forward(params: Params, x: Tensor, activation: str, kind: HiddenLayer, layers: list[dict],
             kept: list | None = None) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-    """Run one network on one example.
+    """Run one network on one example, as `mlp.forward` or, of one image, `cnn.forward`.
 
-    Parameters
-    ----------
-    params : list of (weights, biases)
-        A convolution where the weights have four dimensions.
-    x : tensor [inputs] or [3, side, side]
-    activation, kind
-    layers : list of dicts
-        What each hidden layer remembers.
-    kept : list of tensors [units], optional
-        Factors of each hidden layer's activities (dropout, while learning).
-
-    Returns
-    -------
-    output : tensor [outputs]
-    seen : list of (z, y, h), one a hidden layer
-        Summed inputs, the same normalised, activities.
+    Layers are what each hidden layer remembers; `kept` are factors [units] of each hidden layer's
+    activities (dropout, while learning). Gives the output [outputs], and of every hidden layer (z,
+    y, h): summed inputs, the same normalised, activities.
     """
     h, seen = x, []
     for layer, (W, b) in enumerate(params[:-1]):

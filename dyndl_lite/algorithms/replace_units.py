@@ -140,9 +140,8 @@ def reinitialise(layers: list[tuple], chosen: list[Chosen], fresh: list[Tensor],
 
     Their listeners keep their mean contribution in their biases, so that on average the output does
     not change at the moment of replacement (Dohare et al. 2021). Layers are (weights, biases, more
-    per unit
-    ...); of each hidden one there are (index, whether now), weights [inputs] from `fresh_weights`, and
-    what each unit's listeners take into their biases [units].
+    per unit); of each hidden one there are (index, whether now), weights [inputs] from
+    `fresh_weights`, and what each unit's listeners take into their biases [units].
     """
     moved = [layers[0]]
     for (W, b, *more), (least, now), mean in zip(layers[1:], chosen, means):  # first the mean moves

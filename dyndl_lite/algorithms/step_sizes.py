@@ -186,21 +186,9 @@ def adapt(rule: Rule, memory: dict, delta: Tensor, a: Tensor, c: Tensor,
           hyper: dict) -> tuple[dict, Tensor]:
     """Let every unit of a layer follow a rule with its own local error, curvature and bound.
 
-    Parameters
-    ----------
-    rule : Rule
-    memory : dict of tensors [units, inputs]
-    delta : tensor [units]
-        Local errors: a unit's hunger times the slope of its activation function.
-    a : tensor [inputs]
-        What the layer hears; a bias is the weight of an input that is always 1.
-    c : tensor [units]
-        Curvatures, as `mlp.curvatures` gives them.
-    hyper : dict
-
-    Returns
-    -------
-    memory, change [units, inputs]
+    Memory is [units, inputs]. delta [units] are local errors, a unit's hunger times the slope of
+    its activation function; a [inputs] is what the layer hears, 1 for a bias; c [units] are
+    curvatures, from `mlp.curvatures`. Gives the memory, and the change [units, inputs].
     """
     return vmap(rule.update, in_dims=(0, 0, None, 0, None))(memory, delta, a, c, hyper)
 

@@ -140,15 +140,8 @@ def propagate(params: Params, spreads: list[Tensor], keep: float = 0.1) -> Ledge
 
     A unit keeps a share, and not everything up to a cap: in a wide layer all units are under any
     cap, keep all, and the layers below starve. With a share the order of the units of a layer does
-    not depend on how much they keep.
-
-    Parameters
-    ----------
-    params : list of (weights, biases)
-    spreads : list of tensors
-        Of the inputs and each hidden layer, from `spreads` or `follow`.
-    keep : float
-        From 0 to 1.
+    not depend on how much they keep. The spreads of the inputs and of each hidden layer are from
+    `spreads` or `follow`.
     """
     utility, leaked, received, kept = torch.ones_like(params[-1][1]), 0.0, [], []
     for (W, _), spread in zip(reversed(params), reversed(spreads), strict=True):

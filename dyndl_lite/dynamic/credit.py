@@ -23,16 +23,9 @@ def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: 
             c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """Carry errors and curvatures back over real links, and over the shadow links.
 
-    Parameters
-    ----------
-    links, wants : tensors [listeners, units]
-        Real weights, and what the shadow weights add (`shadow.wanting`).
-    active : bool tensor [units]
-        Slope of the rectifier.
-    level : tensor [units]
-    delta, c : tensors [outputs]
-        Local errors and curvatures of the outputs; it gives those of all, [outputs + units].
-    depth : int
+    Links and wants [listeners, units] are real weights, and what the shadow weights add
+    (`shadow.wanting`); `active` [units] is the slope of the rectifier; delta and c [outputs] are
+    the local errors and curvatures of the outputs. It gives those of all, [outputs + units].
     """
     outputs, none = delta.shape[0], torch.zeros_like(level)
     delta, c = torch.cat([delta, none]), torch.cat([c, none])
@@ -77,19 +70,9 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     (`saturation_decay`) where the loss is saturated, and then take their step; the mean answer
     stays.
 
-    Parameters
-    ----------
-    params, memory : dicts
-        Of the hidden units and of the outputs.
-    s : tensor [sources]
-    units : dict
-        Of `population`.
-    delta, c : tensors [outputs + units]
-        From `hungers`.
-    may : bool tensor [units, sources], optional
-        Whom each hidden unit hears; None: all of them hear the inputs.
-    depth : int
-    hyper : dict
+    Params and memory are those of the hidden units and of the outputs, s [sources] the activities,
+    units those of `population`, delta and c [outputs + units] from `hungers`. `may` [units,
+    sources] says whom each hidden unit hears; None: all of them hear the inputs.
     """
     outputs = params["output"].shape[0]
     mean = hyper["centring"] * units["mean"]

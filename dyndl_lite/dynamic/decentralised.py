@@ -72,18 +72,10 @@ def pursue(W: Tensor, b: Tensor, memory: dict, delta: Tensor, heard: Tensor, c: 
     """Each unit moves its own weights to still the hunger of those who listen.
 
     With a meta-step size of 0 all weights have the same step size, for ever; otherwise each unit
-    learns one for each of its weights, by Autostep, and its steps never overshoot.
-
-    Parameters
-    ----------
-    W, b : tensors [units, inputs], [units]
-    memory : dict of tensors [units, inputs + 1]
-        Autostep's, the bias last.
-    delta, c : tensors [units]
-        The unit's own error, how much more it should have said, and curvature (`mlp.curvatures`).
-    heard : tensor [units, inputs]
-        What each unit hears; 0 where it has no wire.
-    hyper : dict
+    learns one for each of its weights, by Autostep (whose memory is [units, inputs + 1], the bias
+    last), and its steps never overshoot. delta [units] is how much more a unit should have said,
+    heard [units, inputs] what it hears, 0 where it has no wire, c [units] its curvature
+    (`mlp.curvatures`).
     """
     a = torch.cat([heard, torch.ones_like(b)[:, None]], 1)
     learned, change = vmap(autostep.update, in_dims=(0, 0, 0, 0, None))(memory, delta, a, c, hyper)
@@ -120,22 +112,12 @@ def normalise(W: Tensor, b: Tensor, active: Tensor, power: Tensor,
 
 def rewire(w: Tensor, b: Tensor, wires: Tensor, mean: Tensor, spread: Tensor, wish: Tensor,
            now: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Let one unit drop the wire it uses least and take a new one, at weight 0.
+    """Let one unit drop the wire it uses least and take a new one, at weight 0, if it is to do so now.
 
-    Parameters
-    ----------
-    w, wires, mean, spread : tensors [inputs]
-        The unit's weights and wires, and running averages of the inputs, from `backbone.follow`.
-    b, now : scalar tensors
-        The unit's bias; whether anything happens.
-    wish : tensor [inputs]
-        Random, not negative: of the free inputs the unit takes the one with the highest.
-
-    Returns
-    -------
-    w, b, wires
-    touched : bool tensor [inputs]
-        Where a wire went or came.
+    `w`, `b` and `wires` are the unit's; `mean` and `spread` [inputs] are running averages of the
+    inputs (`backbone.follow`). Of the free inputs it takes the one with the highest `wish`, which
+    is random and not negative. Gives the unit's again, and a mask [inputs] of where a wire went or
+    came.
     """
     free = wires == 0
     least = torch.where(free, torch.inf, w.abs() * spread).argmin()

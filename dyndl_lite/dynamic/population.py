@@ -102,23 +102,9 @@ def births(units: dict, received: Tensor, hunger: Tensor,
     """Decide whether a unit is born at this example, and where.
 
     While there is room, at the growth rate, into the first empty place. After that, in place of the
-    mature unit that receives the least utility, at the replacement rate times the hunger: where
-    nothing is left to be learned, nobody need make way.
-
-    Parameters
-    ----------
-    units, hyper : dicts
-    received : tensor [units]
-        Utility.
-    hunger : scalar tensor
-        Of the hungriest output, at this example.
-
-    Returns
-    -------
-    units : dict
-    place : scalar tensor
-        Number of the unit that is born, or -1.
-    room : bool scalar tensor
+    mature unit that receives the least utility, at the replacement rate times the hunger of the
+    hungriest output: where nothing is left to be learned, nobody need make way. Gives the units,
+    the number of the unit that is born, or -1, and whether there is room.
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])

@@ -29,19 +29,9 @@ def wanting(links: Tensor, shadow: Tensor, size: Tensor | float = 1.0) -> Tensor
 def choose_master(hunger: Tensor, may: Tensor) -> tuple[Tensor, Tensor]:
     """Choose the hungriest listener as master of a newborn unit.
 
-    Parameters
-    ----------
-    hunger : tensor [listeners]
-        Minus the slope of the loss in each listener's activity, at this moment.
-    may : bool tensor [listeners]
-        Who can be a master.
-
-    Returns
-    -------
-    master : bool tensor [listeners]
-        True for one of them.
-    sign : scalar tensor
-        The shadow weight: +1 if the master wants to be more active, else -1.
+    Hunger [listeners] is minus the slope of the loss in each listener's activity; `may` says who
+    can be a master. Gives a mask of the one, and the shadow weight: +1 if it wants to be more
+    active, else -1.
     """
     want = torch.where(may, hunger.abs(), -1.0)
     master = torch.arange(want.shape[0], device=want.device) == want.argmax()
@@ -55,19 +45,11 @@ def imprint(x: Tensor, mean: Tensor, may: Tensor, size: Tensor | float,
     The talk's rule, positive weights to what is active and negative ones to what is silent,
     whichever sign the shadow weight has: the unit shall be active now. Here "active" means above
     its own mean, and what is unusual counts most. (One gradient step on the replayed example, as
-    Platt's RAN, 1991, and GradMax, Evci et al. 2022, take it.) The bias is such that the summed
-    input is 0 on average.
+    Platt's RAN, 1991, and GradMax, Evci et al. 2022, take it.)
 
-    Parameters
-    ----------
-    x, mean : tensors [sources]
-        What the unit could hear, now and on average.
-    may : bool tensor [sources]
-        What it is allowed to hear, so that the net stays feed-forward.
-    size : scalar
-        Length of the imprinted weight vector; 0: no imprint.
-    noise : tensor [sources]
-        Random weights added to it.
+    x and mean [sources] are what the unit could hear, now and on average, of what it `may` hear, so
+    that the net stays feed-forward. The imprinted weights have the length `size`, and random
+    `noise` is added. The bias is such that the unit's summed input is 0 on average.
     """
     unusual = torch.where(may, x - mean, 0.0)
     weights = size * unusual / torch.sqrt((unusual**2).sum() + _TINY)

@@ -247,8 +247,8 @@ def sha256(path: Path) -> str:
 class Cifar100:
     """The 100 classes of CIFAR-100, 500 training images and 100 test images each, in this order.
 
-    ``folder`` holds cifar-100-binary.tar.gz as it was downloaded; by default it is the one that
-    DYNDL_DATA names. An archive that is missing or damaged is a ValueError, as in `idx_images`.
+    ``folder`` holds cifar-100-binary.tar.gz as it was downloaded; by default it is what DYNDL_DATA
+    names. An archive that is missing or damaged is a ValueError, as in `idx_images`.
     """
 
     folder: str | None = None

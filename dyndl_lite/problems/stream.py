@@ -42,20 +42,9 @@ def in_pieces(piece: Callable, start: int, count: int) -> tuple[Tensor, Tensor]:
 def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | None = None) -> None:
     """Refuse examples that no learner should see.
 
-    Parameters
-    ----------
-    stream : Stream
-    X, Y : tensors
-        As its method ``examples`` gave them.
-    start : int
-        Time of the first.
-    asked : (int, int), optional
-        The steps and runs that were asked for.
-
-    Raises
-    ------
-    ValueError
-        Naming stream and step, if a number is NaN or infinite, a shape wrong, a label out of range.
+    X and Y are what the stream's ``examples`` gave, from time `start` on, when `asked` for so many
+    steps and runs. A number that is NaN or infinite, a wrong shape, or a label out of range is a
+    ValueError that names the stream and the step.
     """
     where, runs = f"stream {stream.name!r}, step", asked or tuple(X.shape[:2])
     # An example may be a whole minibatch (`image_classes`): then x and the labels have a shape.
