@@ -129,20 +129,29 @@ def _check(setting: dict) -> None:
         raise ValueError(f"dropout {setting['dropout']} is a share: give one from 0 to below 1")
 
 
-def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable,
-                minibatch: bool) -> Model:
+def with_layers(plain: Model, name: str, after: tuple[Intervention, ...], init: Callable,
+                activation: str = "relu", minibatch: bool = False) -> Model:
     """Give a model, `mlp` or `cnn`, another kind of hidden layers.
 
     ``init(seed, multiplicity)`` draws its weights. Where an example is a minibatch, layers can
     remember nothing.
     """
+    kinds = IMAGE_KINDS if minibatch else KINDS
+    if name not in kinds:
+        raise ValueError(f"kind {name!r} is unknown: use one of {list(kinds)}")
+    kind = kinds[name]
+    if not plain.hidden:
+        raise ValueError(f"{plain.description}: {name} needs a hidden layer")
+    if kind.multiplicity > 1 and any(each.of_units for each in after):
+        raise ValueError(f"{name}: units that pass on two numbers cannot be replaced one by one")
+
     def new_state(seed: Tensor) -> dict:
         return {"layers": [{name: torch.full((n,), first, device=seed.device)
                             for name, first in kind.remembers.items()} for n in plain.hidden],
                 "seed": seed.clone(), "t": torch.zeros_like(seed)}
 
-    def one(params, state, hyper, x, t):
-        kept = None
+    def alone(params, state, hyper, x, t=None):
+        t, kept = state["t"] if t is None else t, None
         if kind.keep:
             kept = [kind.keep(state["seed"], t, i, n, hyper) for i, n in enumerate(plain.hidden)]
         output, seen = forward(params, x, activation, kind, state["layers"], kept)
@@ -150,14 +159,10 @@ def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable
                       for (z, y, _), own in zip(seen, state["layers"]))
         return output, [h if h.ndim == 1 else h.flatten(1) for *_, h in seen], penalty, seen
 
-    def alone(params, state, hyper, x):
-        return one(params, state, hyper, x, state["t"])
-
     def together(params, state, hyper, x):
         t = state["t"] * len(x) + torch.arange(len(x), device=x.device)  # each its own dropout
-        output, features = vmap(lambda *given: one(*given)[:2], (None, None, None, 0, 0))(
-            params, state, hyper, x, t)
-        return output, features, 0.0, ()
+        each = vmap(lambda *given: alone(*given)[:2], in_dims=(None, None, None, 0, 0))
+        return *each(params, state, hyper, x, t), 0.0, ()
 
     def update(state, seen, gradients, hyper):
         layers = state["layers"] if not kind.remembers else [
@@ -203,9 +208,8 @@ def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
         If the kind is unknown, there is no hidden layer, or units that pass on two numbers should
         be replaced.
     """
-    what = _named(kind, KINDS, len(sizes) > 2, f"sizes {sizes}", after)
-    model = with_layers(mlp.mlp(sizes, activation), what, activation,
-                        lambda seed, n: mlp.initialise(seed, sizes, activation, n), False)
+    model = with_layers(mlp.mlp(sizes, activation), kind, after,
+                        lambda seed, n: mlp.initialise(seed, sizes, activation, n), activation)
     return named(f"backprop_with {kind}", learner(model, loss, optimiser, *after))
 
 
@@ -215,19 +219,7 @@ def conv_backprop_with(kind: str, layout: cnn.Layout, optimiser: Optimiser = mom
 
     Parameters are those of `backprop_with` and `conv_backprop`; the kinds are `IMAGE_KINDS`.
     """
-    what = _named(kind, IMAGE_KINDS, layout.channels or layout.hidden, str(layout), after)
-    model = with_layers(cnn.cnn(layout), what, "relu",
-                        lambda seed, n: cnn.initialise(seed, layout, n), True)
+    model = with_layers(cnn.cnn(layout), kind, after,
+                        lambda seed, n: cnn.initialise(seed, layout, n), minibatch=True)
     return named(f"conv_backprop_with {kind}",
                  learner(model, minibatch_cross_entropy, optimiser, *after))
-
-
-def _named(kind: str, kinds: dict[str, HiddenLayer], deep: bool, what: str,
-           after: tuple[Intervention, ...]) -> HiddenLayer:
-    if kind not in kinds:
-        raise ValueError(f"kind {kind!r} is unknown: use one of {list(kinds)}")
-    if not deep:
-        raise ValueError(f"{what}: {kind} needs a hidden layer")
-    if kinds[kind].multiplicity > 1 and any(each.of_units for each in after):
-        raise ValueError(f"{kind}: units that pass on two numbers cannot be replaced one by one")
-    return kinds[kind]

@@ -1,18 +1,14 @@
 """Finding the backbone: which units does the output depend on, and which are fringe?
 
-Four ways, from Sutton's talks on dynamic deep learning and decentralised networks (2024), and the
-dear one that they stand in for, `rise_without`. All are pure functions of one network (`Params` of
-`network`), for any number of layers; each gives a list of tensors [units], one a hidden layer, and
-`torch.func.vmap` gives them for an ensemble. A unit that scores high is backbone.
+Four ways, from Sutton's talks on dynamic deep learning and decentralised networks (2024). Does the
+output move if a unit does (`perturbation`: a forward pass for each)? Does the loss pull at its
+weights (`mean_squared_gradient`: targets, a backward pass)? Is there a path of large weights
+(`reachability`: the weights alone)? What do its listeners use (`propagate`: running averages, the
+weights)? And the dear one that they stand in for, `rise_without`.
 
-==========================  =====================================  ===============================
-way                         asks                                   needs
-==========================  =====================================  ===============================
-`perturbation`              does the output move if it does?       a forward pass for each unit
-`mean_squared_gradient`     does the loss pull at its weights?     targets, a backward pass
-`reachability`              is there a path of large weights?      the weights alone
-`propagate`                 what do its listeners use?             running averages, the weights
-==========================  =====================================  ===============================
+All are pure functions of one network (`mlp.Params`), for any number of layers; each gives a list of
+tensors [units], one a hidden layer, and `torch.func.vmap` gives them for an ensemble. A unit that
+scores high is backbone.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,10 @@
 """Dynamic deep learning: a network that grows, unit by unit, and learns at every moment.
 
-After Richard Sutton's talk "Toward a better deep learning" (2024). It starts from inputs and
-outputs alone. Units are born at moments of hunger, at the *fringe*, where nobody listens to
-them; they can learn through shadow weights (`fringe`); who finds one useful lets the step size of
-its weight rise, then the weight itself, and the unit has joined the *backbone*. When there is no
-room left, the least useful unit makes way. Every weight learns its own step size (`step_sizes`),
-around the mean of what it hears, and forgets where the loss is saturated (`learning`).
+It starts from inputs and outputs alone. Units are born at the fringe at moments of hunger, and can
+learn through shadow weights (`shadow`); who finds one useful lets the step size of its weight rise,
+then the weight itself, and the unit has joined the backbone. When there is no room left, the least
+useful unit makes way (`population`). Every weight learns its own step size (`step_sizes`), around
+the mean of what it hears, and forgets where the loss is saturated (`credit`).
 """
 
 from collections.abc import Callable

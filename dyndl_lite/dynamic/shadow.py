@@ -1,13 +1,12 @@
 """Learning where gradients are zero: masters, shadow weights and imprinting.
 
 A unit of the fringe is not listened to yet: its outgoing weights are about zero, and so is every
-gradient that could reach it. Sutton ("Toward a better deep learning", 2024) gives it a *master*,
-a unit that it wants to serve, and a *shadow weight* of +1 or -1, the weight with which it would
-like to be heard. It learns as if that weight were real. Only the master changes the real one.
+gradient that could reach it. So it learns as if its shadow weight of +1 or -1 were real. Only the
+master changes the real one.
 
-Listeners are rows and units are columns of all matrices here: ``links[k, j]`` is the real
-weight with which listener k hears unit j, ``shadow[k, j]`` is +1 or -1 where k is the master of
-the fringe unit j, and 0 elsewhere.
+Listeners are rows and units are columns of all matrices here: ``links[k, j]`` is the real weight
+with which listener k hears unit j, ``shadow[k, j]`` is +1 or -1 where k is the master of the fringe
+unit j, and 0 elsewhere.
 """
 
 import torch

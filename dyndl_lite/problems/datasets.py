@@ -100,13 +100,12 @@ def mnist(part: str = "train", folder: str | None = None) -> tuple[Tensor, Tenso
 
 def name_of(images: np.ndarray, labels: np.ndarray) -> str:
     """Name a data set by the checksums of its IDX files."""
-    sums = tuple(hashlib.sha256(idx_header(a) + a.tobytes()).hexdigest() for a in (images, labels))
+    def checksum(array):
+        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+        return hashlib.sha256(header + array.tobytes()).hexdigest()
+
+    sums = checksum(images), checksum(labels)
     return KNOWN.get(sums, f"IDX images {sums[0][:8]}-{sums[1][:8]}")
-
-
-def idx_header(array: np.ndarray) -> bytes:
-    """Give what stands before the bytes of an array in an IDX file."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
 
 
 def data_folder(folder: str | os.PathLike | None, what: str) -> Path:
@@ -258,30 +257,22 @@ class Cifar100:
     side, classes, images = 32, 100, 600
 
     def __post_init__(self):
-        where = data_folder(self.folder, CIFAR_100)
-        object.__setattr__(self, "pictures", cifar_100(where / CIFAR_100))
+        path, classes = data_folder(self.folder, CIFAR_100) / CIFAR_100, []
+        with reading(path, "CIFAR-100's binary version (161 MB)",
+                     f"fetch https://www.cs.toronto.edu/~kriz/{CIFAR_100}"):
+            if (found := sha256(path)) != CIFAR_100_SHA256:
+                raise ValueError(f"SHA-256 {found}, expected {CIFAR_100_SHA256}")
+            with tarfile.open(path) as archive:
+                for part, each in (("train", 500), ("test", 100)):
+                    member = archive.extractfile(f"cifar-100-binary/{part}.bin")
+                    # A record is a coarse label, a fine label, and the pixels.
+                    records = np.frombuffer(member.read(), np.uint8).reshape(-1, 2 + 3 * 32 * 32)
+                    order = np.argsort(records[:, 1], kind="stable")
+                    if not (np.bincount(records[:, 1], minlength=100) == each).all():
+                        raise ValueError(f"{part}.bin does not have {each} images of each class")
+                    classes.append(records[order, 2:].reshape(100, each, 3, 32, 32))
+        object.__setattr__(self, "pictures", torch.from_numpy(np.concatenate(classes, axis=1)))
 
     def of(self, k: int) -> Tensor:
         """Give all pictures of class k, uint8 [600, 3, 32, 32]."""
         return self.pictures[k]
-
-
-def cifar_100(path: Path) -> Tensor:
-    """Read CIFAR-100's archive, records of a coarse label, a fine label, and the pixels.
-
-    Gives uint8 [100 classes, 600 images, 3, 32, 32].
-    """
-    classes = []
-    with reading(path, "CIFAR-100's binary version (161 MB)",
-                 f"fetch https://www.cs.toronto.edu/~kriz/{CIFAR_100}"):
-        if (found := sha256(path)) != CIFAR_100_SHA256:
-            raise ValueError(f"SHA-256 {found}, expected {CIFAR_100_SHA256}")
-        with tarfile.open(path) as archive:
-            for part, each in (("train", 500), ("test", 100)):
-                member = archive.extractfile(f"cifar-100-binary/{part}.bin")
-                records = np.frombuffer(member.read(), np.uint8).reshape(-1, 2 + 3 * 32 * 32)
-                order = np.argsort(records[:, 1], kind="stable")
-                if not (np.bincount(records[:, 1], minlength=100) == each).all():
-                    raise ValueError(f"{part}.bin does not have {each} images of each class")
-                classes.append(records[order, 2:].reshape(100, each, 3, 32, 32))
-    return torch.from_numpy(np.concatenate(classes, axis=1))
