@@ -191,10 +191,8 @@ def _of_cross_entropy(output):
 
 
 #: Second derivative of a loss with respect to each output.
-CURVATURE = {
-    squared_error: lambda output: torch.full_like(output, 2 / output.shape[0]),
-    cross_entropy: _of_cross_entropy,
-}
+CURVATURE = {squared_error: lambda output: torch.full_like(output, 2 / output.shape[0]),
+             cross_entropy: _of_cross_entropy}
 
 
 def optimizer_state(*names: str, initial: tuple[str, ...] = (), own: Callable = lambda seed: {}

@@ -89,13 +89,11 @@ def _keep(seed, t, layer, units, hyper):
 KINDS = {
     "layer_norm": HiddenLayer(normalise=_layer_normalise),
     "online_norm": HiddenLayer({"forward_decay": 0.999, "backward_decay": 0.99},
-                        {"mean": 0.0, "variance": 1.0, "error_along": 0.0, "error_mean": 0.0},
-                        _online_normalise, _online_control, _online_learn),
+                               {"mean": 0.0, "variance": 1.0, "error_along": 0.0, "error_mean": 0.0},
+                               _online_normalise, _online_control, _online_learn),
     "dropout": HiddenLayer({"dropout": 0.1}, keep=_keep),
     "crelu": HiddenLayer(fire=lambda f, z: torch.cat([f(z), f(-z)]), multiplicity=2),
 }
-
-
 #: Kinds that know nothing of the last example, so that the images of a minibatch can come at once.
 IMAGE_KINDS = {"plain": HiddenLayer(),
                **{name: KINDS[name] for name in ("layer_norm", "dropout", "crelu")}}

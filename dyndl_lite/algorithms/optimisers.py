@@ -126,7 +126,6 @@ def _upgd(params, gradients, state, hyper, context=None):
 #: and Mahmood 2024, Algorithm 1; the factor 2 is the released optimiser's). U is corrected for the
 #: bias of a young average, in M too, which the released optimiser leaves out.
 upgd = Optimiser(
-    optimizer_state("utility", own=lambda seed: {
-        "bias_correction": torch.zeros((), device=seed.device), "seed": seed.clone(),
-        "t": torch.zeros_like(seed)}),
+    optimizer_state("utility", own=lambda seed: {"bias_correction": torch.zeros((), device=seed.device),
+                                                 "seed": seed.clone(), "t": torch.zeros_like(seed)}),
     _upgd, {"step_size": 0.01, "utility_decay": 0.999, "weight_decay": 0.0, "noise": 1e-3}, "upgd")

@@ -74,10 +74,10 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
         def initial(chain, chosen, fresh, means):
             return overwrite(chain, chosen, fresh)
 
-        memory = {**memory, "per_weight": {
-            part: tree if part in survives else everywhere(tree, cleared)
-            for part, tree in memory["per_weight"].items()}, "initial": {
-            part: everywhere(tree, initial) for part, tree in memory["initial"].items()}}
+        kept = {part: tree if part in survives else everywhere(tree, cleared)
+                for part, tree in memory["per_weight"].items()}
+        first = {part: everywhere(tree, initial) for part, tree in memory["initial"].items()}
+        memory = {**memory, "per_weight": kept, "initial": first}
         t = state["t"] + 1
         fan_ins = [len(row) for row in state["fresh"]]
         return everywhere(params, reinitialise), memory, {

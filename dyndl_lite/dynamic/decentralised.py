@@ -1,12 +1,11 @@
 """Decentralised networks: units with goals of their own.
 
-After Richard Sutton's talk *Decentralized neural networks* (DAI 2024). Nobody in the network is in
-charge of it. Each unit wants to be listened to, keeps its activity in a normal range, and is active
-a fair share of the time; it has only its **incoming** weights to do so, for its outgoing weights
-belong to those who listen. It adapts at three levels, each switched on by a setting: its weights
-(``weights``), its connections (``rewiring``), its step sizes (``meta_step_size``).
-
-The idea of units that want something is Klopf's (*The hedonistic neuron*, 1982).
+After Richard Sutton's talk *Decentralized neural networks* (DAI 2024), and Klopf's *The hedonistic
+neuron* (1982). Nobody in the network is in charge of it. Each unit wants to be listened to, keeps
+its activity in a normal range, and is active a fair share of the time; it has only its **incoming**
+weights to do so, for its outgoing weights belong to those who listen. It adapts at three levels,
+each switched on by a setting: its weights (``weights``), its connections (``rewiring``), its step
+sizes (``meta_step_size``).
 
 One hidden layer: its units hear inputs, and the output units hear them. Every function below that
 changes weights changes those of the units it is given, row by row: row i belongs to unit i.

@@ -67,7 +67,7 @@ def _shares(weights: Tensor, spread: Tensor) -> Tensor:
 
 
 def update_backbone(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs: int,
-          hyper: dict) -> tuple[dict, Tensor]:
+                    hyper: dict) -> tuple[dict, Tensor]:
     """Keep the boundary: who is on the backbone, and a master for those who fall off it.
 
     Utility counts in equal shares: 1 is what each living unit would have if all had the same.
@@ -154,7 +154,7 @@ def init_incoming(weights: Tensor, memory: dict, place: Tensor, row: Tensor) -> 
 
 
 def reset_outgoing(weights: Tensor, memory: dict, place: Tensor, mean: Tensor,
-             step_size: Tensor) -> tuple[Tensor, dict]:
+                   step_size: Tensor) -> tuple[Tensor, dict]:
     """Let listeners forget the unit that was in the newborn's place, all but its mean.
 
     Their biases take the mean of what it said; then its weight is 0, and its step size the

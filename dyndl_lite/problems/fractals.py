@@ -30,12 +30,8 @@ class Fractals:
 
     Parameters
     ----------
-    side : int
-        Of the pictures, in pixels.
-    classes, images : int
-        How many there are, and how many pictures of each.
-    seed : int
-        Another seed gives other classes.
+    side, classes, images, seed : int
+        Pixels of a side, how many classes, how many pictures of each; another seed gives others.
     variation : float
         How far a picture's maps may be from those of its class, as a share of how far those of two
         classes may be from each other.
