@@ -131,7 +131,8 @@ def learner(model: Model, loss: Callable, optimiser: Optimiser, *after: Interven
             else:
                 (output, features), penalty, seen = model.apply(params, x), None, ()
             value, score = loss(output, y)
-            return value if penalty is None else value + penalty, (output, features, seen, score)
+            value = value if penalty is None else value + penalty
+            return value, (output, features, seen, score)
 
         gradients, (output, features, seen, score) = grad(objective, has_aux=True)(params)
         if layers and layers.predict:

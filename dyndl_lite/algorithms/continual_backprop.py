@@ -83,7 +83,7 @@ def select_unit(units: dict, u_hat: Tensor, hyper: dict) -> tuple[dict, Chosen]:
 
 def judge(units: dict, H: Tensor, w_in: Tensor, w_out: Tensor, hyper: dict, where: tuple,
           utility: str | None, bias_correction: bool = True) -> tuple[dict, Chosen, Tensor]:
-    """Update one layer's utilities and select by them; gives its mean activities, too.
+    """Update one layer's utilities and select by them; gives its mean activities [units], too.
 
     Parameters are those of `update_utility`, and (seed, t, layer), from which random ranks follow.
     """

@@ -3,8 +3,7 @@
 All in their online form, one example at a time. In a convolution layer norm is over all channels
 and places of one image, dropout silences a channel at all places, and a concatenated ReLU passes on
 two maps. A unit's summed input z = W h is normalised to y, the bias is added after that, and the
-activity is h = f(y + b). No gain is learned: with ReLU the outgoing weights can do all that it
-could.
+activity is h = f(y + b). No gain is learned: with ReLU the outgoing weights can do all of that.
 """
 
 from collections.abc import Callable
@@ -149,9 +148,9 @@ def with_layers(plain: Model, name: str, after: tuple[Intervention, ...], init: 
                 "seed": seed.clone(), "t": torch.zeros_like(seed)}
 
     def alone(params, state, hyper, x, t=None):
-        t, kept = state["t"] if t is None else t, None
-        if kind.keep:
-            kept = [kind.keep(state["seed"], t, i, n, hyper) for i, n in enumerate(plain.hidden)]
+        t = state["t"] if t is None else t
+        kept = [kind.keep(state["seed"], t, i, n, hyper)
+                for i, n in enumerate(plain.hidden)] if kind.keep else None
         output, seen = forward(params, x, activation, kind, state["layers"], kept)
         penalty = sum(kind.control(z, y, own, hyper)
                       for (z, y, _), own in zip(seen, state["layers"]))

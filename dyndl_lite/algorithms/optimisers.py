@@ -3,8 +3,6 @@
 Step sizes that every weight learns for itself are in `step_sizes`.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -47,7 +45,13 @@ adam = Optimiser(optimizer_state("m", "m1", "v", "v1"), _adam,
 
 def l2(optimiser: Optimiser = sgd) -> Optimiser:
     """Add L2 regularisation to an optimiser: every gradient g becomes g + weight_decay w."""
-    return _decayed("l2", optimiser, lambda params, state: params)
+
+    def update(params, gradients, state, hyper, context=None):
+        gradients = tree_map(lambda w, g: g + hyper["weight_decay"] * w, params, gradients)
+        return optimiser.update(params, gradients, state, hyper, context)
+
+    return optimiser._replace(update=update, name=f"l2 {optimiser.name}",
+                              settings={**optimiser.settings, "weight_decay": 1e-4})
 
 
 def l2_init(optimiser: Optimiser = sgd) -> Optimiser:
@@ -61,20 +65,12 @@ def l2_init(optimiser: Optimiser = sgd) -> Optimiser:
         state = optimiser.init(params, seed)
         return {**state, "initial": {**state["initial"], "w_0": tree_map(torch.clone, params)}}
 
-    def far(params, state):
-        return tree_map(lambda w, w_0: w - w_0, params, state["initial"]["w_0"])
-
-    return _decayed("l2_init", optimiser, far)._replace(init=init)
-
-
-def _decayed(name: str, optimiser: Optimiser, far: Callable) -> Optimiser:
-    """Add weight_decay times what `far` gives of (params, state) to every gradient."""
-
     def update(params, gradients, state, hyper, context=None):
-        gradients = tree_map(lambda g, w: g + hyper["weight_decay"] * w, gradients, far(params, state))
+        gradients = tree_map(lambda w, g, w_0: g + hyper["weight_decay"] * (w - w_0), params,
+                             gradients, state["initial"]["w_0"])
         return optimiser.update(params, gradients, state, hyper, context)
 
-    return optimiser._replace(update=update, name=f"{name} {optimiser.name}",
+    return optimiser._replace(init=init, update=update, name=f"l2_init {optimiser.name}",
                               settings={**optimiser.settings, "weight_decay": 1e-4})
 
 

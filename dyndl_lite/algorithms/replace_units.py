@@ -121,8 +121,7 @@ def fresh_weights(seed: Tensor, t: Tensor, fan_ins: list[int], activation: str) 
 
 
 def reborn(chosen: Chosen, weights: int, each: int = 1) -> Tensor:
-    """Mask [weights] of the reborn unit's, which has that many each; all False where none is
-    due."""
+    """Mask [weights] of the reborn unit's, which has `each`; all False where none is due."""
     least, now = chosen
     return (torch.arange(weights, device=least.device) // each == least) & now
 

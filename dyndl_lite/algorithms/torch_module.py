@@ -124,8 +124,8 @@ class ContinualBackprop:
     def step(self) -> dict[str, int]:
         """Update utilities, and replace the units that are due: call it after the optimiser's step.
 
-        Gives the names of the layers of which a unit was replaced, and that unit's index;
-        RuntimeError if no training forward has been seen since the last step.
+        Gives the index of the unit that was replaced, by the name of its layer. RuntimeError if no
+        training forward has been seen since the last step.
         """
         chosen, means = {}, {}
         for index, link in enumerate(self.links):

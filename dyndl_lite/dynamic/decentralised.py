@@ -111,12 +111,11 @@ def normalise(W: Tensor, b: Tensor, active: Tensor, power: Tensor,
 
 def rewire(w: Tensor, b: Tensor, wires: Tensor, mean: Tensor, spread: Tensor, wish: Tensor,
            now: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Let one unit drop the wire it uses least and take a new one, at weight 0, if it is to do so now.
+    """Let one unit drop the wire it uses least and take a new one, at weight 0, where `now` is True.
 
     `w`, `b` and `wires` are the unit's; `mean` and `spread` [inputs] are running averages of the
     inputs (`backbone.follow`). Of the free inputs it takes the one with the highest `wish`, which
-    is random and not negative. Gives the unit's again, and a mask [inputs] of where a wire went or
-    came.
+    is random and not negative. Gives w, b, wires, and a mask [inputs] of where a wire went or came.
     """
     free = wires == 0
     least = torch.where(free, torch.inf, w.abs() * spread).argmin()

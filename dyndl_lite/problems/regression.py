@@ -1,5 +1,4 @@
-"""Slowly-changing regression: a target too large for the learner, and bits that flip now and
-then."""
+"""Slowly-changing regression: a target too large for the learner, and bits that flip now and then."""
 
 from dataclasses import dataclass
 from functools import lru_cache
