@@ -2,8 +2,8 @@
 
 Kataoka et al. (2020, "Pre-training without natural images") take a fractal for a class: its shape
 is fixed by a few affine maps (an iterated function system, Barnsley 1988), and an image of the
-class has maps that differ a little. So there are as many classes as anybody wants, without
-a download, and what tells two of them apart is their shape.
+class has maps that differ a little. So there are as many classes as anybody wants, without a
+download, and what tells two of them apart is their shape.
 """
 
 import math
