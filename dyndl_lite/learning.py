@@ -1,8 +1,9 @@
 """The idea on one page: a learner is a pure function of one example, for one network.
 
-``start(seed)`` makes a network and all that it remembers, ``step(net, hyper, x, y)`` lets it predict
-one example and learn from it. `learner` puts the two together from a model, a loss, an optimiser, and
-interventions that act after each gradient step. ``vmap`` and ``scan`` make that fast (`experiment`).
+``start(seed)`` makes a network and all that it remembers, ``step(net, hyper, x, y)`` lets it
+predict one example and learn from it. `learner` puts the two together from a model, a loss, an
+optimiser, and interventions that act after each gradient step. ``vmap`` and ``scan`` make that fast
+(`experiment`).
 """
 
 from collections.abc import Callable
@@ -54,8 +55,8 @@ class Optimiser(NamedTuple):
     """What turns gradients into weight changes, and what it remembers.
 
     Its state is ``{"per_weight": {name: tree like params}, "initial": {name: tree like params},
-    "own": dict}``. Where a weight begins anew, whatever is kept per weight becomes 0 and whatever is
-    initial becomes the new weight itself (`reset_optimizer_state`); its own it keeps.
+    "own": dict}``. Where a weight begins anew, whatever is kept per weight becomes 0 and whatever
+    is initial becomes the new weight itself (`reset_optimizer_state`); its own it keeps.
     """
 
     init: Callable  # params, seed -> state
@@ -107,8 +108,8 @@ def learner(model: Model, loss: Callable, optimiser: Optimiser, *after: Interven
     Returns
     -------
     Learner
-        With the settings of all parts. Its net holds ``params``, the optimiser's ``memory``, and the
-        states of the layers (``layers``) and of the interventions (``after``).
+        With the settings of all parts. Its net holds ``params``, the optimiser's ``memory``, and
+        the states of the layers (``layers``) and of the interventions (``after``).
     """
     layers = model.layers
     for each in after:
@@ -125,13 +126,12 @@ def learner(model: Model, loss: Callable, optimiser: Optimiser, *after: Interven
         params = net["params"]
 
         def objective(params):
-            if layers is None:
-                (output, features), seen = model.apply(params, x), ()
-                value, score = loss(output, y)
-            else:
+            if layers:
                 output, features, penalty, seen = layers.apply(params, net["layers"], hyper, x)
-                value, score = loss(output, y)
-                value = value + penalty
+            else:
+                (output, features), penalty, seen = model.apply(params, x), None, ()
+            value, score = loss(output, y)
+            value = value if penalty is None else value + penalty
             return value, (output, features, seen, score)
 
         gradients, (output, features, seen, score) = grad(objective, has_aux=True)(params)
@@ -192,10 +192,8 @@ def _of_cross_entropy(output):
 
 
 #: Second derivative of a loss with respect to each output.
-CURVATURE = {
-    squared_error: lambda output: torch.full_like(output, 2 / output.shape[0]),
-    cross_entropy: _of_cross_entropy,
-}
+CURVATURE = {squared_error: lambda output: torch.full_like(output, 2 / output.shape[0]),
+             cross_entropy: _of_cross_entropy}
 
 
 def optimizer_state(*names: str, initial: tuple[str, ...] = (), own: Callable = lambda seed: {}

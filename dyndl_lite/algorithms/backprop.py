@@ -3,15 +3,8 @@
 from collections.abc import Callable
 
 from dyndl_lite.algorithms.optimisers import momentum
-from dyndl_lite.learning import (
-    Intervention,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Intervention, Learner, learner, minibatch_cross_entropy, Optimiser,
+                                 sgd, squared_error)
 from dyndl_lite.models.cnn import cnn, Layout
 from dyndl_lite.models.mlp import mlp
 
@@ -38,14 +31,9 @@ def backprop(sizes: tuple[int, ...], activation: str = "relu", loss: Callable = 
 
 def conv_backprop(layout: Layout, optimiser: Optimiser = momentum,
                   after: tuple[Intervention, ...] = ()) -> Learner:
-    """Make a backprop learner of minibatches of images.
+    """Make a backprop learner of minibatches of images; parameters are those of `backprop`.
 
-    Parameters
-    ----------
-    layout : Layout
-        Without channels and hidden units it is the linear classifier.
-    optimiser, after
-        As for `backprop`.
+    A layout without channels and hidden units is the linear classifier.
     """
     return named("conv_backprop", learner(cnn(layout), minibatch_cross_entropy, optimiser, *after))
 

@@ -15,17 +15,8 @@ from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import named
 from dyndl_lite.algorithms.optimisers import momentum
 from dyndl_lite.algorithms.replace_units import Chosen, replace_units
-from dyndl_lite.learning import (
-    Chains,
-    Intervention,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    ONE_CHAIN,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Chains, Intervention, Learner, learner, minibatch_cross_entropy,
+                                 ONE_CHAIN, Optimiser, sgd, squared_error)
 from dyndl_lite.models.cnn import cnn, Layout
 from dyndl_lite.models.mlp import mlp
 
@@ -60,26 +51,11 @@ def update_utility(units: dict, H: Tensor, w_in: Tensor, w_out: Tensor, hyper: d
                    ) -> tuple[dict, Tensor, Tensor]:
     """Update one layer's running averages with one example, or the mean over a minibatch.
 
-    Parameters
-    ----------
-    units : dict
-        As `new_unit_stats` makes it.
-    H : tensor [n, units]
-        Activities; utilities are means over n.
-    w_in, w_out : tensors [units]
-        Summed magnitudes of each unit's incoming and outgoing weights.
-    hyper : dict
-        With utility_decay, eta of the running averages.
-    utility : str or None
-        A name in `UTILITIES`; None takes the one that ``hyper["utility"]`` counts to.
-    bias_correction : bool
-        Whether young averages are corrected for their start at 0.
-
-    Returns
-    -------
-    units : dict
-    u_hat, f_hat : tensors [units]
-        Utility and mean activity, corrected (Dohare et al. 2021, Equations 4 to 7) or not.
+    Units are as `new_unit_stats` makes them, H [n, units] are activities, `w_in` and `w_out`
+    [units] the summed magnitudes of each unit's incoming and outgoing weights. None for a utility
+    takes the one that ``hyper["utility"]`` counts to. Gives the units, and u_hat and f_hat [units],
+    utility and mean activity, corrected for their start at 0 (Dohare et al. 2021, Equations 4 to 7)
+    or not.
     """
     decay = hyper["utility_decay"]
     past = decay * units["bias_correction"] + (1 - decay)
@@ -105,29 +81,35 @@ def select_unit(units: dict, u_hat: Tensor, hyper: dict) -> tuple[dict, Chosen]:
     return {**units, "accumulator": owed - now.to(owed.dtype)}, (least, now)
 
 
+def judge(units: dict, H: Tensor, w_in: Tensor, w_out: Tensor, hyper: dict, where: tuple,
+          utility: str | None, bias_correction: bool = True) -> tuple[dict, Chosen, Tensor]:
+    """Update one layer's utilities and select by them; gives its mean activities [units], too.
+
+    Parameters are those of `update_utility`, and (seed, t, layer), from which random ranks follow.
+    """
+    units, u_hat, f_hat = update_utility(units, H, w_in, w_out, hyper, utility, bias_correction)
+    if utility in ("random", None):
+        seed, t, layer = where
+        unit = torch.arange(len(w_in), device=H.device)
+        ranks = random.uniform(seed, random.RANDOM_UTILITY, t, unit + 2**20 * layer)
+        u_hat = ranks if utility else torch.where(hyper["utility"] == _RANDOM, ranks, u_hat)
+    return *select_unit(units, u_hat, hyper), f_hat
+
+
 def least_useful(utility: str | None = "contribution", activation: str = "relu",
                  bias_correction: bool = True, transfer_mean: bool = True,
                  survives: tuple[str, ...] = (), chains: Chains = ONE_CHAIN) -> Intervention:
     """Continual backprop's intervention; parameters are those of `continual_backprop`.
 
-    Returns
-    -------
-    Intervention
-        With the settings ``replacement_rate`` (share of the mature units replaced each step),
-        ``utility_decay`` (eta) and ``maturity_threshold`` (steps).
+    Its settings are ``replacement_rate`` (share of the mature units replaced each step),
+    ``utility_decay`` (eta) and ``maturity_threshold`` (steps).
     """
     if utility is not None and utility not in UTILITIES:
         raise ValueError(f"utility {utility!r} is unknown: use one of {list(UTILITIES)}")
 
-    def select(units, H, w_in, w_out, hyper, where):
-        units, u_hat, f_hat = update_utility(units, H, w_in, w_out, hyper, utility, bias_correction)
-        if utility in ("random", None):
-            seed, t, layer = where
-            unit = torch.arange(len(w_in), device=H.device)
-            ranks = random.uniform(seed, random.RANDOM_UTILITY, t, unit + 2**20 * layer)
-            u_hat = ranks if utility else torch.where(hyper["utility"] == _RANDOM, ranks, u_hat)
-        units, pick = select_unit(units, u_hat, hyper)
-        return units, pick, f_hat if transfer_mean else torch.zeros_like(f_hat)
+    def select(*given):
+        units, chosen, f_hat = judge(*given, utility, bias_correction)
+        return units, chosen, f_hat if transfer_mean else torch.zeros_like(f_hat)
 
     def check(setting: dict, hidden: tuple[int, ...]) -> None:
         if utility is None and setting["utility"] not in range(len(UTILITIES)):
@@ -161,22 +143,23 @@ def continual_backprop(sizes: tuple[int, ...], activation: str = "relu",
     sizes, activation, loss, optimiser
         As for `backprop`.
     utility : str or None
-        A name in `UTILITIES`. Nature's is the contribution; adaptable_contribution is the
-        overall utility of the 2021 paper. None makes it a setting, ``utility`` (0, 1, ... in
-        the order of `UTILITIES`), so that one ensemble compares them all.
+        A name in `UTILITIES`. Nature's is the contribution; adaptable_contribution is the overall
+        utility of the 2021 paper. None makes it a setting, ``utility`` (0, 1, ... in the order of
+        `UTILITIES`), so that one ensemble compares them all.
     bias_correction : bool
         Correct young running averages (2021 and the released code; not in Nature's Algorithm 1).
     transfer_mean : bool
         Move a replaced unit's mean contribution into its listeners' biases (2021; not in Nature's,
         and without effect in the released code).
     survives : tuple of str
-        Parts of the optimiser's memory that a replacement leaves; see `AS_IN_NATURE`, `AS_RELEASED`.
+        Parts of the optimiser's memory that a replacement leaves; see `AS_IN_NATURE`,
+        `AS_RELEASED`.
 
     Raises
     ------
     ValueError
-        If the utility is unknown, there is no hidden layer, or (before a run starts) a
-        replacement rate asks for more than one unit a layer and example.
+        If the utility is unknown, there is no hidden layer, or (before a run starts) a replacement
+        rate asks for more than one unit a layer and example.
     """
     return named("continual_backprop", learner(mlp(sizes, activation), loss, optimiser,
                                                least_useful(utility, activation, **variant)))
@@ -187,7 +170,8 @@ def conv_continual_backprop(layout: Layout, optimiser: Optimiser = momentum,
     """Make a continual-backprop learner of minibatches of images; steps are minibatches.
 
     What a unit says is averaged over the images and, if it is a channel, over the places; its
-    outgoing weights are all that hear it, from whatever place (Continual ImageNet, Dohare et al. 2024).
+    outgoing weights are all that hear it, from whatever place (Continual ImageNet, Dohare et al.
+    2024).
     """
     return named("conv_continual_backprop",
                  learner(cnn(layout), minibatch_cross_entropy, optimiser, least_useful(utility)),

@@ -30,15 +30,13 @@ def residual_backprop(layout: Layout, optimiser: Optimiser = published) -> Learn
 
 
 def residual_continual_backprop(layout: Layout, optimiser: Optimiser = published) -> Learner:
-    """Make a continual-backprop learner of minibatches of images.
+    """Make a continual-backprop learner of minibatches of images, as `conv_continual_backprop` does.
 
-    All is as in `conv_continual_backprop`. The units are the channels within a block,
-    from its first convolution to its second, which alone hears them (`resnet.BLOCKS`). What comes out
-    of a block is heard over shortcuts by all later blocks, so there is no layer of outgoing weights
-    that could be set to zero: those channels stay. The released code replaces them too, and silences
-    them in the next convolution alone.
-
-    A reborn channel's scale becomes 1, its shift 0, its running mean and variance 0 and 1.
+    The units are the channels within a block, from its first convolution to its second, which alone
+    hears them (`resnet.BLOCKS`). What comes out of a block is heard over shortcuts by all later
+    blocks, so there is no layer of outgoing weights that could be set to zero: those channels stay.
+    The released code replaces them too, and silences them in the next convolution alone. A reborn
+    channel's scale becomes 1, its shift 0, its running mean and variance 0 and 1.
     """
     made = learner(resnet(layout), minibatch_cross_entropy, optimiser, least_useful(chains=BLOCKS))
 
@@ -62,16 +60,10 @@ def with_new_norms(net: dict) -> dict:
 def incremental(learner: Learner, stream: ClassIncremental, from_scratch: bool = False) -> Learner:
     """Let a learner of this module live through classes that are added.
 
-    At each increment the step size begins at its full height and falls by `DROPS`, and the outputs of
-    the classes so far are in use. Published too, and not done here: to begin an increment with the
-    weights that did best on images held back in the one before.
-
-    Parameters
-    ----------
-    learner : Learner
-    stream : ClassIncremental
-    from_scratch : bool
-        Whether each increment begins with a new network.
+    At each increment the step size begins at its full height and falls by `DROPS`, and the outputs
+    of the classes so far are in use. Published too, and not done here: to begin an increment with
+    the weights that did best on images held back in the one before. With `from_scratch` each
+    increment begins with a new network.
     """
 
     def start(seed: Tensor) -> dict:

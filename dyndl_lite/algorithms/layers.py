@@ -1,9 +1,9 @@
 """Remedies that change what a hidden layer computes: normalisation, dropout, concatenated ReLU.
 
-All in their online form, one example at a time. In a convolution layer norm is over all channels and
-places of one image, dropout silences a channel at all places, and a concatenated ReLU passes on two maps. A unit's summed input z = W h is normalised to
-y, the bias is added after that, and the activity is h = f(y + b). No gain is learned: with
-ReLU the outgoing weights can do all that a gain could.
+All in their online form, one example at a time. In a convolution layer norm is over all channels
+and places of one image, dropout silences a channel at all places, and a concatenated ReLU passes on
+two maps. A unit's summed input z = W h is normalised to y, the bias is added after that, and the
+activity is h = f(y + b). No gain is learned: with ReLU the outgoing weights can do all of that.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,8 @@ from torch.nn import functional as F
 from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.backprop import named
 from dyndl_lite.algorithms.optimisers import momentum
-from dyndl_lite.learning import (
-    Intervention,
-    LayerState,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    Model,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Intervention, LayerState, Learner, learner,
+                                 minibatch_cross_entropy, Model, Optimiser, sgd, squared_error)
 from dyndl_lite.models import cnn, mlp
 from dyndl_lite.models.mlp import ACTIVATIONS, Params
 
@@ -97,13 +88,11 @@ def _keep(seed, t, layer, units, hyper):
 KINDS = {
     "layer_norm": HiddenLayer(normalise=_layer_normalise),
     "online_norm": HiddenLayer({"forward_decay": 0.999, "backward_decay": 0.99},
-                        {"mean": 0.0, "variance": 1.0, "error_along": 0.0, "error_mean": 0.0},
-                        _online_normalise, _online_control, _online_learn),
+                               {"mean": 0.0, "variance": 1.0, "error_along": 0.0, "error_mean": 0.0},
+                               _online_normalise, _online_control, _online_learn),
     "dropout": HiddenLayer({"dropout": 0.1}, keep=_keep),
     "crelu": HiddenLayer(fire=lambda f, z: torch.cat([f(z), f(-z)]), multiplicity=2),
 }
-
-
 #: Kinds that know nothing of the last example, so that the images of a minibatch can come at once.
 IMAGE_KINDS = {"plain": HiddenLayer(),
                **{name: KINDS[name] for name in ("layer_norm", "dropout", "crelu")}}
@@ -111,25 +100,11 @@ IMAGE_KINDS = {"plain": HiddenLayer(),
 
 def forward(params: Params, x: Tensor, activation: str, kind: HiddenLayer, layers: list[dict],
             kept: list | None = None) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-    """Run one network on one example.
+    """Run one network on one example, as `mlp.forward` or, of one image, `cnn.forward`.
 
-    Parameters
-    ----------
-    params : list of (weights, biases)
-        A convolution where the weights have four dimensions.
-    x : tensor [inputs] or [3, side, side]
-    activation : str
-    kind : HiddenLayer
-    layers : list of dicts
-        What each hidden layer remembers.
-    kept : list of tensors [units], optional
-        Factors of each hidden layer's activities (dropout, while learning).
-
-    Returns
-    -------
-    output : tensor [outputs]
-    seen : list of (z, y, h), one a hidden layer
-        Summed inputs, the same normalised, activities.
+    Layers are what each hidden layer remembers; `kept` are factors [units] of each hidden layer's
+    activities (dropout, while learning). Gives the output [outputs], and of every hidden layer (z,
+    y, h): summed inputs, the same normalised, activities.
     """
     h, seen = x, []
     for layer, (W, b) in enumerate(params[:-1]):
@@ -151,30 +126,31 @@ def _check(setting: dict) -> None:
         raise ValueError(f"dropout {setting['dropout']} is a share: give one from 0 to below 1")
 
 
-def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable,
-                minibatch: bool) -> Model:
-    """Give a model another kind of hidden layers.
+def with_layers(plain: Model, name: str, after: tuple[Intervention, ...], init: Callable,
+                activation: str = "relu", minibatch: bool = False) -> Model:
+    """Give a model, `mlp` or `cnn`, another kind of hidden layers.
 
-    Parameters
-    ----------
-    plain : Model
-        `mlp` or `cnn`.
-    kind : HiddenLayer
-    activation : str
-    init : function of (seed, multiplicity)
-        Draws the weights.
-    minibatch : bool
-        Whether an example is a minibatch; then layers can remember nothing.
+    ``init(seed, multiplicity)`` draws its weights. Where an example is a minibatch, layers can
+    remember nothing.
     """
+    kinds = IMAGE_KINDS if minibatch else KINDS
+    if name not in kinds:
+        raise ValueError(f"kind {name!r} is unknown: use one of {list(kinds)}")
+    kind = kinds[name]
+    if not plain.hidden:
+        raise ValueError(f"{plain.description}: {name} needs a hidden layer")
+    if kind.multiplicity > 1 and any(each.of_units for each in after):
+        raise ValueError(f"{name}: units that pass on two numbers cannot be replaced one by one")
+
     def new_state(seed: Tensor) -> dict:
         return {"layers": [{name: torch.full((n,), first, device=seed.device)
                             for name, first in kind.remembers.items()} for n in plain.hidden],
                 "seed": seed.clone(), "t": torch.zeros_like(seed)}
 
-    def one(params, state, hyper, x, t):
-        kept = None
-        if kind.keep:
-            kept = [kind.keep(state["seed"], t, i, n, hyper) for i, n in enumerate(plain.hidden)]
+    def alone(params, state, hyper, x, t=None):
+        t = state["t"] if t is None else t
+        kept = [kind.keep(state["seed"], t, i, n, hyper)
+                for i, n in enumerate(plain.hidden)] if kind.keep else None
         output, seen = forward(params, x, activation, kind, state["layers"], kept)
         penalty = sum(kind.control(z, y, own, hyper)
                       for (z, y, _), own in zip(seen, state["layers"]))
@@ -182,9 +158,8 @@ def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable
 
     def together(params, state, hyper, x):
         t = state["t"] * len(x) + torch.arange(len(x), device=x.device)  # each its own dropout
-        output, features = vmap(lambda *given: one(*given)[:2], (None, None, None, 0, 0))(
-            params, state, hyper, x, t)
-        return output, features, 0.0, ()
+        each = vmap(lambda *given: alone(*given)[:2], in_dims=(None, None, None, 0, 0))
+        return *each(params, state, hyper, x, t), 0.0, ()
 
     def update(state, seen, gradients, hyper):
         layers = state["layers"] if not kind.remembers else [
@@ -193,17 +168,15 @@ def with_layers(plain: Model, kind: HiddenLayer, activation: str, init: Callable
         return {**state, "layers": layers, "t": state["t"] + 1}
 
     def predict(params, state, x):  # with all units
-        def alone(x):
+        def output(x):
             return forward(params, x, activation, kind, state["layers"])[0]
-        return vmap(alone)(x) if minibatch else alone(x)
+        return vmap(output)(x) if minibatch else output(x)
 
     def apply(params, x):
         raise TypeError("layers that remember have no output without their state")
 
-    layers = LayerState(
-        new_state,
-        together if minibatch else lambda params, state, hyper, x: one(params, state, hyper, x, state["t"]),
-        update, predict if kind.keep else None, kind.settings, _check)
+    layers = LayerState(new_state, together if minibatch else alone, update,
+                        predict if kind.keep else None, kind.settings, _check)
     return plain._replace(init=lambda seed: init(seed, kind.multiplicity), apply=apply, layers=layers,
                           curvatures=None)
 
@@ -213,11 +186,11 @@ def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
                   after: tuple[Intervention, ...] = ()) -> Learner:
     """Make a backprop learner with another kind of hidden layers.
 
-    ``"layer_norm"``: Ba et al. (2016). ``"online_norm"``: Chiley et al. (2019, arXiv
-    1905.05894), the normalisation with its control of the gradient, without the layer scaling
-    that may follow it. ``"dropout"``: Srivastava et al. (2014), a share `dropout` of the units
-    silent while learning; predictions are scored with all units. ``"crelu"``: each unit passes on
-    f(z) and f(-z) (Shang et al. 2016; Abbas et al. 2023), so one side of it is always alive.
+    ``"layer_norm"``: Ba et al. (2016). ``"online_norm"``: Chiley et al. (2019, arXiv 1905.05894),
+    the normalisation with its control of the gradient, without the layer scaling that may follow
+    it. ``"dropout"``: Srivastava et al. (2014), a share `dropout` of the units silent while
+    learning; predictions are scored with all units. ``"crelu"``: each unit passes on f(z) and f(-z)
+    (Shang et al. 2016; Abbas et al. 2023), so one side of it is always alive.
 
     Parameters
     ----------
@@ -229,12 +202,11 @@ def backprop_with(kind: str, sizes: tuple[int, ...], activation: str = "relu",
     Raises
     ------
     ValueError
-        If the kind is unknown, there is no hidden layer, or units that pass on two numbers
-        should be replaced.
+        If the kind is unknown, there is no hidden layer, or units that pass on two numbers should
+        be replaced.
     """
-    what = _named(kind, KINDS, len(sizes) > 2, f"sizes {sizes}", after)
-    model = with_layers(mlp.mlp(sizes, activation), what, activation,
-                        lambda seed, n: mlp.initialise(seed, sizes, activation, n), False)
+    model = with_layers(mlp.mlp(sizes, activation), kind, after,
+                        lambda seed, n: mlp.initialise(seed, sizes, activation, n), activation)
     return named(f"backprop_with {kind}", learner(model, loss, optimiser, *after))
 
 
@@ -244,19 +216,7 @@ def conv_backprop_with(kind: str, layout: cnn.Layout, optimiser: Optimiser = mom
 
     Parameters are those of `backprop_with` and `conv_backprop`; the kinds are `IMAGE_KINDS`.
     """
-    what = _named(kind, IMAGE_KINDS, layout.channels or layout.hidden, str(layout), after)
-    model = with_layers(cnn.cnn(layout), what, "relu",
-                        lambda seed, n: cnn.initialise(seed, layout, n), True)
+    model = with_layers(cnn.cnn(layout), kind, after,
+                        lambda seed, n: cnn.initialise(seed, layout, n), minibatch=True)
     return named(f"conv_backprop_with {kind}",
                  learner(model, minibatch_cross_entropy, optimiser, *after))
-
-
-def _named(kind: str, kinds: dict[str, HiddenLayer], deep: bool, what: str,
-           after: tuple[Intervention, ...]) -> HiddenLayer:
-    if kind not in kinds:
-        raise ValueError(f"kind {kind!r} is unknown: use one of {list(kinds)}")
-    if not deep:
-        raise ValueError(f"{what}: {kind} needs a hidden layer")
-    if kinds[kind].multiplicity > 1 and any(each.of_units for each in after):
-        raise ValueError(f"{kind}: units that pass on two numbers cannot be replaced one by one")
-    return kinds[kind]

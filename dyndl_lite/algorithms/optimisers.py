@@ -57,8 +57,8 @@ def l2(optimiser: Optimiser = sgd) -> Optimiser:
 def l2_init(optimiser: Optimiser = sgd) -> Optimiser:
     """Add L2 Init to an optimiser: every gradient g becomes g + weight_decay (w - w_0).
 
-    w_0 is the weight as it was in the beginning (Kumar, Marklund and Van Roy 2023, Equation 1); that
-    of a reborn unit is its own beginning.
+    w_0 is the weight as it was in the beginning (Kumar, Marklund and Van Roy 2023, Equation 1);
+    that of a reborn unit is its own beginning.
     """
 
     def init(params, seed):
@@ -113,8 +113,8 @@ def _upgd(params, gradients, state, hyper, context=None):
 
 
 #: Utility-based perturbed gradient descent. A weight's utility U is a running average of -g w, what
-#: the loss would gain without the weight, to first order. With the largest utility of the whole net, M,
-#: and noise e of variance 1,
+#: the loss would gain without the weight, to first order. With the largest utility of the whole
+#: net, M, and noise e of variance 1,
 #:
 #:     w <- (1 - step_size weight_decay) w - 2 step_size (g + noise e) (1 - sigmoid(U / M)),
 #:
@@ -122,7 +122,6 @@ def _upgd(params, gradients, state, hyper, context=None):
 #: and Mahmood 2024, Algorithm 1; the factor 2 is the released optimiser's). U is corrected for the
 #: bias of a young average, in M too, which the released optimiser leaves out.
 upgd = Optimiser(
-    optimizer_state("utility", own=lambda seed: {
-        "bias_correction": torch.zeros((), device=seed.device), "seed": seed.clone(),
-        "t": torch.zeros_like(seed)}),
+    optimizer_state("utility", own=lambda seed: {"bias_correction": torch.zeros((), device=seed.device),
+                                                 "seed": seed.clone(), "t": torch.zeros_like(seed)}),
     _upgd, {"step_size": 0.01, "utility_decay": 0.999, "weight_decay": 0.0, "noise": 1e-3}, "upgd")

@@ -29,12 +29,13 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
     ----------
     name : str
     new_unit_stats : function of (units, device)
-        What is kept of a layer's units at first: tensors [units], 0 at birth, or scalars of the layer.
+        What is kept of a layer's units at first: tensors [units], 0 at birth, or scalars of the
+        layer.
     select : function of (stats, H, w_in, w_out, hyper, where)
-        H [n, units] are the activities at n examples or places, `w_in` and `w_out` [units] the summed
-        magnitudes of incoming and outgoing weights, `where` is (seed, t, layer). Gives the
-        stats, the unit chosen (index, whether now), and the mean activities [units] that
-        listeners take into their biases.
+        H [n, units] are the activities at n examples or places, `w_in` and `w_out` [units] the
+        summed magnitudes of incoming and outgoing weights, `where` is (seed, t, layer). Gives the
+        stats, the unit chosen (index, whether now), and the mean activities [units] that listeners
+        take into their biases.
     settings, check
         Check takes a setting and the units of each hidden layer.
     activation : str
@@ -54,15 +55,11 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
     def apply(params, memory, state, features, hyper):
         parts = chains.split(params)
         links = [pair for chain in parts for pair in zip(chain, chain[1:])]
-        units, chosen, means = [], [], []
+        judged = []
         for layer, ((incoming, outgoing), h) in enumerate(zip(links, features)):
-            w_in = incoming[0].flatten(1).abs().sum(1)
-            w_out = outgoing_weights(outgoing[0], len(w_in)).abs().sum((0, 2))
-            stats, pick, mean = select(state["units"][layer], activities(h), w_in, w_out, hyper,
-                                       (state["seed"], state["t"], layer))
-            units.append(newborn(stats, pick))
-            chosen.append(pick)
-            means.append(mean)
+            judged.append(selected(select, state["units"][layer], activities(h), incoming[0],
+                                   outgoing[0], hyper, (state["seed"], state["t"], layer)))
+        units, chosen, means = map(list, zip(*judged))
 
         def everywhere(tree, change):  # chain by chain, each with its own part of the hidden layers
             new, first = [], 0
@@ -77,10 +74,10 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
         def initial(chain, chosen, fresh, means):
             return overwrite(chain, chosen, fresh)
 
-        memory = {**memory, "per_weight": {
-            part: tree if part in survives else everywhere(tree, cleared)
-            for part, tree in memory["per_weight"].items()}, "initial": {
-            part: everywhere(tree, initial) for part, tree in memory["initial"].items()}}
+        kept = {part: tree if part in survives else everywhere(tree, cleared)
+                for part, tree in memory["per_weight"].items()}
+        first = {part: everywhere(tree, initial) for part, tree in memory["initial"].items()}
+        memory = {**memory, "per_weight": kept, "initial": first}
         t = state["t"] + 1
         fan_ins = [len(row) for row in state["fresh"]]
         return everywhere(params, reinitialise), memory, {
@@ -88,6 +85,15 @@ def replace_units(name: str, new_unit_stats: Callable, select: Callable, setting
             "fresh": fresh_weights(state["seed"], t, fan_ins, activation)}
 
     return Intervention(init, apply, settings, name, check, of_units=True)
+
+
+def selected(select: Callable, stats: dict, H: Tensor, incoming: Tensor, outgoing: Tensor,
+             hyper: dict, where: tuple) -> tuple[dict, Chosen, Tensor]:
+    """Let `select` look at one layer with its weights; the unit chosen has no past any more."""
+    w_in = incoming.flatten(1).abs().sum(1)
+    w_out = outgoing_weights(outgoing, len(w_in)).abs().sum((0, 2))
+    stats, chosen, mean = select(stats, H, w_in, w_out, hyper, where)
+    return newborn(stats, chosen), chosen, mean
 
 
 def activities(h: Tensor) -> Tensor:
@@ -115,7 +121,7 @@ def fresh_weights(seed: Tensor, t: Tensor, fan_ins: list[int], activation: str) 
 
 
 def reborn(chosen: Chosen, weights: int, each: int = 1) -> Tensor:
-    """Mask [weights] of the reborn unit's, which has that many each; all False where none is due."""
+    """Mask [weights] of the reborn unit's, which has `each`; all False where none is due."""
     least, now = chosen
     return (torch.arange(weights, device=least.device) // each == least) & now
 
@@ -131,16 +137,10 @@ def reinitialise(layers: list[tuple], chosen: list[Chosen], fresh: list[Tensor],
                  means: list[Tensor]) -> list[tuple]:
     """Give the chosen units fresh incoming weights and no outgoing ones; their mean stays behind.
 
-    Their listeners keep their mean contribution in their biases, so that on average the
-    output does not change at the moment of replacement (Dohare et al. 2021).
-
-    Parameters
-    ----------
-    layers : list of (weights, biases, more per unit ...)
-    chosen : list of (index, whether now), one a hidden layer
-    fresh : list of tensors [inputs], one a hidden layer, from `fresh_weights`
-    means : list of tensors [units]
-        What each unit's listeners take into their biases.
+    Their listeners keep their mean contribution in their biases, so that on average the output does
+    not change at the moment of replacement (Dohare et al. 2021). Layers are (weights, biases, more
+    per unit); of each hidden one there are (index, whether now), weights [inputs] from
+    `fresh_weights`, and what each unit's listeners take into their biases [units].
     """
     moved = [layers[0]]
     for (W, b, *more), (least, now), mean in zip(layers[1:], chosen, means):  # first the mean moves
@@ -154,8 +154,8 @@ def overwrite(layers: list[tuple], chosen: list[Chosen], rows: list,
               more_at_birth: tuple[float, ...] = (1.0, 0.0)) -> list[tuple]:
     """Write a row into the reborn units' incoming weights, 0 into their biases and outgoing ones.
 
-    Between two newborns the row counts: what comes in is fresh, whoever it comes from. What a layer has
-    more per unit, a normalisation's scale and shift, becomes `more_at_birth`.
+    Between two newborns the row counts: what comes in is fresh, whoever it comes from. What a layer
+    has more per unit, a normalisation's scale and shift, becomes `more_at_birth`.
     """
     new, units = [], 0
     for layer, (W, b, *more) in enumerate(layers):

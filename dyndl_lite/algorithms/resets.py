@@ -13,15 +13,8 @@ from torch import Tensor
 from dyndl_lite.algorithms.backprop import named
 from dyndl_lite.algorithms.optimisers import momentum
 from dyndl_lite.algorithms.replace_units import replace_units
-from dyndl_lite.learning import (
-    Intervention,
-    Learner,
-    learner,
-    minibatch_cross_entropy,
-    Optimiser,
-    sgd,
-    squared_error,
-)
+from dyndl_lite.learning import (Intervention, Learner, learner, minibatch_cross_entropy, Optimiser,
+                                 sgd, squared_error)
 from dyndl_lite.models.cnn import cnn, Layout
 from dyndl_lite.models.mlp import mlp
 
@@ -66,34 +59,27 @@ CRITERIA = {
 
 
 def _check(setting: dict, hidden: tuple[int, ...]) -> None:
-    if setting.get("reset_period", 1) < 1:
-        raise ValueError(f"reset_period {setting['reset_period']}: give 1 or more examples")
+    for name in ("reset_period", "maturity_threshold"):
+        if setting.get(name, 1) < 1:
+            raise ValueError(f"{name} {setting[name]}: give 1 or more examples")
     if not 0 < setting.get("rejection", 1) <= 1:
-        raise ValueError(f"rejection {setting['rejection']} is a probability: give one from "
-                         "above 0 to 1")
-    if setting.get("maturity_threshold", 1) < 1:
-        raise ValueError(f"maturity_threshold {setting['maturity_threshold']}: give 1 or more "
-                         "examples")
+        raise ValueError(f"rejection {setting['rejection']} is a probability: give one from above 0 "
+                         "to 1")
 
 
 def unit_reset(criterion: str, activation: str = "relu") -> Intervention:
-    """Reset the units that a criterion names.
+    """Reset the units that a criterion names; ValueError if it is unknown.
 
-    ``"redo"``: every `reset_period` steps, a unit is dormant if its mean activity since the
-    last check is at most `dormancy` times the mean of its layer (Sokar et al. 2023, Definition
-    3.1). ``"self_normalised"``: a unit is too long silent if so long a silence has a probability
-    of at most `rejection`, where silences are taken to be geometric with the mean of the unit's
-    own past; silences of up to `maturity_threshold` always pass. (Farias and Jozefiak 2024 have such a
-    test of the unit's own past too; their released code compares the silence with a percentile of
-    the silences that the unit itself has had, which needs no distribution, but a memory of them.)
+    ``"redo"``: every `reset_period` steps, a unit is dormant if its mean activity since the last
+    check is at most `dormancy` times the mean of its layer (Sokar et al. 2023, Definition 3.1).
+    ``"self_normalised"``: a unit is too long silent if so long a silence has a probability of at
+    most `rejection`, where silences are taken to be geometric with the mean of the unit's own past;
+    silences of up to `maturity_threshold` always pass. (Farias and Jozefiak 2024 have such a test
+    of the unit's own past too; their released code compares the silence with a percentile of the
+    silences that the unit itself has had, which needs no distribution, but a memory of them.)
 
     In a layer one unit is reset at a step: if more are wanted, the others follow in the next steps.
     A unit's activity in a minibatch is its mean magnitude there; it is silent if it fires nowhere.
-
-    Raises
-    ------
-    ValueError
-        If the criterion is unknown.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion {criterion!r} is unknown: use one of {list(CRITERIA)}")

@@ -36,8 +36,9 @@ class Rule(NamedTuple):
 #   -> memory after the example, and change [inputs] to be added to the weights
 
 _LEAST = 1e-10  # a step size that shrinks for ever would end as 0, which says "new"
-# A step size may grow unseen: around the mean an input that stands still is all but 0, so no bound is
-# near. When it moves at last, the weight must not have run away: `steady` steps no wider than this.
+# A step size may grow unseen: around the mean an input that stands still is all but 0, so no bound
+# is near. When it moves at last, the weight must not have run away: `steady` steps no wider than
+# this.
 _MOST = 1.0
 
 
@@ -65,12 +66,8 @@ def prepare(memory: dict, delta: Tensor, a: Tensor, c: Tensor,
             hyper: dict) -> tuple[Tensor, Tensor, Tensor]:
     """First half of `autostep` and of `steady`: move the step sizes, take no step yet.
 
-    Returns
-    -------
-    alpha, v : tensors [inputs]
-    pace : scalar tensor
-        Sum of alpha a^2. Times c it is the share of its own error that the unit would correct:
-        over 1 it would overshoot.
+    Gives alpha and v [inputs], and the pace, the sum of alpha a^2: times c it is the share of its
+    own error that the unit would correct; over 1 it would overshoot.
     """
     alpha, v = _alpha(memory, hyper), memory["v"]
     slope = delta * a * memory["h"]  # of the squared error in beta, with its sign turned
@@ -133,10 +130,10 @@ idbd = Rule(_idbd, ("alpha", "h"), {"step_size": 0.05, "meta_step_size": 0.01})
 #: not depend on scale, and whose step never overshoots.
 autostep = Rule(_autostep, ("alpha", "v", "h"),
                 {"step_size": 0.001, "meta_step_size": 0.01, "tau": 1e4})
-#: Ours: Autostep whose bound shortens the step and leaves the step sizes alone. In a deep net a unit
-#: that is heard with a large weight, or an input that is rarely large, exceeds the bound at single
-#: examples; Autostep lets all the unit's step sizes pay for it, for good. They are at most 1 (SwiftTD
-#: has such a bound too): inputs should be of the order of 1.
+#: Ours: Autostep whose bound shortens the step and leaves the step sizes alone. In a deep net a
+#: unit that is heard with a large weight, or an input that is rarely large, exceeds the bound at
+#: single examples; Autostep lets all the unit's step sizes pay for it, for good. They are at most 1
+#: (SwiftTD has such a bound too): inputs should be of the order of 1.
 steady = autostep._replace(update=_steady)
 #: SwiftTD (Javed, Sharifnassab and Sutton 2024) without its traces, for a target that is there at
 #: once: meta-steps in proportion to 1 / alpha, the share corrected bounded, and decay where
@@ -152,7 +149,7 @@ meta_optimize = Rule(_meta_optimize, ("alpha", "h", "m"),
 def centred(rule: Rule) -> Rule:
     """Let a unit with a bias (its last input, always 1) learn around the mean of what it hears.
 
-    See `learning.learn`. Each weight keeps its own running mean, so one that is new starts afresh.
+    See `credit.learn`. Each weight keeps its own running mean, so one that is new starts afresh.
     """
 
     def update(memory, delta, a, c, hyper):
@@ -189,21 +186,9 @@ def adapt(rule: Rule, memory: dict, delta: Tensor, a: Tensor, c: Tensor,
           hyper: dict) -> tuple[dict, Tensor]:
     """Let every unit of a layer follow a rule with its own local error, curvature and bound.
 
-    Parameters
-    ----------
-    rule : Rule
-    memory : dict of tensors [units, inputs]
-    delta : tensor [units]
-        Local errors: a unit's hunger times the slope of its activation function.
-    a : tensor [inputs]
-        What the layer hears; a bias is the weight of an input that is always 1.
-    c : tensor [units]
-        Curvatures, as `network.curvatures` gives them.
-    hyper : dict
-
-    Returns
-    -------
-    memory, change [units, inputs]
+    Memory is [units, inputs]. delta [units] are local errors, a unit's hunger times the slope of
+    its activation function; a [inputs] is what the layer hears, 1 for a bias; c [units] are
+    curvatures, from `mlp.curvatures`. Gives the memory, and the change [units, inputs].
     """
     return vmap(rule.update, in_dims=(0, 0, None, 0, None))(memory, delta, a, c, hyper)
 

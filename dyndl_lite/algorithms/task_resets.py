@@ -13,27 +13,22 @@ RENEWALS = ("heads", "all", "shrink and perturb")
 
 
 def renewed(learner: Learner, renewal: str = "heads", begins: Callable | None = None) -> Learner:
-    """Let a learner begin its tasks with other weights.
+    """Let a learner begin its tasks with other weights; the optimiser's memory of them is cleared.
 
-    It is done before the first example of a task, not after the last one of the task before, so that
-    what a probe sees at the end of a task is the net that learned it.
+    It is done before the first example of a task, not after the last one of the task before, so
+    that what a probe sees at the end of a task is the net that learned it.
 
     Parameters
     ----------
     learner : Learner
         Any that keeps ``params``, a list of layers, and an optimiser's ``memory``.
     renewal : str
-        "heads": new tasks find the last layer at zero (Continual ImageNet). "all": a network
-        from scratch. "shrink and perturb": all weights become ``shrink`` times as large, and
-        ``perturb`` times those of a new network are added (Ash and Adams 2020).
+        "heads": new tasks find the last layer at zero (Continual ImageNet). "all": a network from
+        scratch. "shrink and perturb": all weights become ``shrink`` times as large, and ``perturb``
+        times those of a new network are added (Ash and Adams 2020).
     begins : function of t, an int64 scalar tensor, optional
         Says whether a task begins at that example (`image_classes.ClassPairs.begins`). None: every
         ``reset_period`` examples, a setting.
-
-    Returns
-    -------
-    Learner
-        The optimiser's memory of what is renewed is cleared.
 
     Raises
     ------
@@ -66,9 +61,8 @@ def renewed(learner: Learner, renewal: str = "heads", begins: Callable | None = 
             return [*old[:kept], *tree_map(lambda a, b: torch.where(now, b, a), old[kept:], new[kept:])]
 
         nothing = tree_map(torch.zeros_like, params)
-        memory = {**memory, "per_weight": {name: changed(part, nothing)
-                                           for name, part in memory["per_weight"].items()},
-                  "initial": {name: changed(part, new) for name, part in memory["initial"].items()}}
+        memory = {**memory, **{kind: {name: changed(part, value) for name, part in memory[kind].items()}
+                               for kind, value in (("per_weight", nothing), ("initial", new))}}
         net = {**net, "params": changed(params, new), "memory": memory}
         net, score = learner.step(net, hyper, x, y)
         return {**net, "tasks": (seed, t + 1)}, score

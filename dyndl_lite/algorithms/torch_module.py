@@ -11,21 +11,9 @@ import torch
 from torch import nn, Tensor
 
 from dyndl_lite import keyed_random as random
-from dyndl_lite.algorithms.continual_backprop import (
-    least_useful,
-    new_unit_stats,
-    select_unit,
-    update_utility,
-)
-from dyndl_lite.algorithms.replace_units import (
-    activities,
-    Chosen,
-    newborn,
-    outgoing_weights,
-    overwrite,
-    reborn,
-    reinitialise,
-)
+from dyndl_lite.algorithms.continual_backprop import judge, least_useful, new_unit_stats
+from dyndl_lite.algorithms.replace_units import (activities, Chosen, overwrite, reborn, reinitialise,
+                                                 selected)
 from dyndl_lite.models.from_module import by_unit, links
 
 
@@ -34,47 +22,42 @@ class ContinualBackprop:
 
     Call `step` after the optimiser's. Hidden layers are linear or convolutional layers that one
     other such layer hears; a unit of a convolution is a channel. A unit's activity is what its
-    listener hears, after nonlinearity, pooling and flattening, averaged over the training
-    forwards (train mode, with gradients) since the last step, their examples and places.
+    listener hears, after nonlinearity, pooling and flattening, averaged over the training forwards
+    (train mode, with gradients) since the last step, their examples and places.
 
-    A replaced unit starts anew: fresh incoming weights, no bias, no outgoing weights, batch norms of
-    its own as new (scale 1, shift 0, mean 0, variance 1), and no optimiser state: every tensor of the
-    optimiser's state that has its parameter's shape becomes 0 at the unit's weights. What the optimiser
-    keeps for a parameter as a whole stays, such as the `step` of Adam, whose bias correction a new
-    weight then lacks, and Adafactor's factored averages. The unit's mean contribution stays in its
-    listener's bias (or running mean, of a listener that has batch norm for a bias), so that the mean
-    output does not change, but at the borders of a zero-padded convolution, and where the places of a
-    channel that a linear layer hears differ in their means.
+    A replaced unit starts anew: fresh incoming weights, no bias, no outgoing weights, batch norms
+    of its own as new (scale 1, shift 0, mean 0, variance 1), and no optimiser state: every tensor
+    of the optimiser's state that has its parameter's shape becomes 0 at the unit's weights. What
+    the optimiser keeps for a parameter as a whole stays, such as the `step` of Adam, whose bias
+    correction a new weight then lacks, and Adafactor's factored averages. The unit's mean
+    contribution stays in its listener's bias (or running mean, of a listener that has batch norm
+    for a bias), so that the mean output does not change, but at the borders of a zero-padded
+    convolution, and where the places of a channel that a linear layer hears differ in their means.
 
     Parameters
     ----------
     model : nn.Module
-        As it was initialised: the spread of its weights is that of fresh ones. If you compile it, do
-        so after this, or before its first forward pass.
+        As it was initialised: the spread of its weights is that of fresh ones. If you compile it,
+        do so after this, or before its first forward pass.
     optimizer : torch.optim.Optimizer
         Any that keeps its state for each parameter (not L-BFGS).
     example : tensor, or tuple of arguments
         An input, to see which layer hears which; a minibatch of one will do.
-    replacement_rate : float
-        Share of a layer's mature units replaced each step.
-    utility : str
-        A name in `continual_backprop.UTILITIES`.
-    utility_decay : float
-        Of the running averages.
-    maturity_threshold : float
-        Steps before a unit may be replaced.
+    replacement_rate, utility, utility_decay, maturity_threshold
+        As for `continual_backprop`; the threshold is in steps.
     pairs : list of (layer, listener), optional
         Names, as in ``model.named_modules()``, of the hidden layers to treat; None for all.
     seed : int
         Of the fresh weights.
     fresh : function of (layer, t), optional
-        Gives incoming weights, shaped like one unit's, for a layer's name at step t. Default: uniform,
-        mean 0, with the standard deviation that the layer's weights have now.
+        Gives incoming weights, shaped like one unit's, for a layer's name at step t. Default:
+        uniform, mean 0, with the standard deviation that the layer's weights have now.
 
     Raises
     ------
     ValueError
-        If the optimiser, a setting or the network is one that it cannot handle (see `models.from_module.links`).
+        If the optimiser, a setting or the network is one that it cannot handle
+        (`from_module.links`).
 
     Examples
     --------
@@ -86,8 +69,7 @@ class ContinualBackprop:
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
     ...                     nn.Flatten(), nn.Linear(8 * 9, 32), nn.GELU(), nn.Linear(32, 2))
     >>> optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    >>> cbp = ContinualBackprop(net, optimizer, example=torch.zeros(1, 1, 8, 8),
-    ...                         replacement_rate=1e-3)
+    >>> cbp = ContinualBackprop(net, optimizer, example=torch.zeros(1, 1, 8, 8), replacement_rate=1e-3)
     >>> [(link.layer, link.listener) for link in cbp.links]
     [('0', '5'), ('5', '7')]
     >>> for _ in range(200):
@@ -142,38 +124,24 @@ class ContinualBackprop:
     def step(self) -> dict[str, int]:
         """Update utilities, and replace the units that are due: call it after the optimiser's step.
 
-        Returns
-        -------
-        dict
-            Names of the layers of which a unit was replaced, and that unit's index.
-
-        Raises
-        ------
-        RuntimeError
-            If no training forward has been seen since the last step.
+        Gives the index of the unit that was replaced, by the name of its layer. RuntimeError if no
+        training forward has been seen since the last step.
         """
         chosen, means = {}, {}
         for index, link in enumerate(self.links):
             layer, listener = self.modules[link.layer], self.modules[link.listener]
             heard, self._heard[link.layer] = self._heard[link.layer], []
             if not heard:
-                raise RuntimeError(
-                    f"layer {link.listener!r} has heard nothing since the last step: call the model in "
-                    "train mode before each step, and compile it after making ContinualBackprop")
+                raise RuntimeError(f"layer {link.listener!r} has heard nothing since the last step: call "
+                                   "the model in train mode before each step, and compile it after "
+                                   "making ContinualBackprop")
             W, n = layer.weight, len(layer.weight)
             stats = {key: value.to(W.device) for key, value in self.units[link.layer].items()}
             H = torch.cat([activities(by_unit(h, listener, n)) for h in heard]).to(_precise(W))
-            w_in = W.flatten(1).abs().sum(1)
-            w_out = outgoing_weights(listener.weight, n).abs().sum((0, 2))
             hyper = {key: torch.tensor(value, dtype=H.dtype) for key, value in self.settings.items()}
-            stats, u_hat, means[link.layer] = update_utility(stats, H, w_in, w_out, hyper,
-                                                             self.utility)
-            if self.utility == "random":
-                where = torch.arange(n, device=W.device) + 2**20 * index
-                u_hat = random.uniform(torch.tensor(self.seed, device=W.device),
-                                       random.RANDOM_UTILITY, self.t, where)
-            stats, chosen[link.layer] = select_unit(stats, u_hat, hyper)
-            self.units[link.layer] = newborn(stats, chosen[link.layer])
+            where = torch.tensor(self.seed, device=W.device), self.t, index
+            self.units[link.layer], chosen[link.layer], means[link.layer] = selected(
+                partial(judge, utility=self.utility), stats, H, W, listener.weight, hyper, where)
         now = torch.stack([now.cpu() for _, now in chosen.values()]).tolist()
         due = [link for link, is_due in zip(self.links, now) if is_due]
         for link in due:  # in the order of the forward pass: what comes into a new unit is fresh

@@ -1,18 +1,14 @@
 """Finding the backbone: which units does the output depend on, and which are fringe?
 
-Four ways, from Sutton's talks on dynamic deep learning and decentralised networks (2024), and the
-dear one that they stand in for, `rise_without`. All are pure functions of one network (`Params` of
-`network`), for any number of layers; each gives a list of tensors [units], one a hidden layer, and
-`torch.func.vmap` gives them for an ensemble. A unit that scores high is backbone.
+Four ways, from Sutton's talks on dynamic deep learning and decentralised networks (2024). Does the
+output move if a unit does (`perturbation`: a forward pass for each)? Does the loss pull at its
+weights (`mean_squared_gradient`: targets, a backward pass)? Is there a path of large weights
+(`reachability`: the weights alone)? What do its listeners use (`propagate`: running averages, the
+weights)? And the dear one that they stand in for, `rise_without`.
 
-==========================  =====================================  ===============================
-way                         asks                                   needs
-==========================  =====================================  ===============================
-`perturbation`              does the output move if it does?       a forward pass for each unit
-`mean_squared_gradient`     does the loss pull at its weights?     targets, a backward pass
-`reachability`              is there a path of large weights?      the weights alone
-`propagate`                 what do its listeners use?             running averages, the weights
-==========================  =====================================  ===============================
+All are pure functions of one network (`mlp.Params`), for any number of layers; each gives a list of
+tensors [units], one a hidden layer, and `torch.func.vmap` gives them for an ensemble. A unit that
+scores high is backbone.
 """
 
 from collections.abc import Callable
@@ -52,12 +48,8 @@ def perturbation(params: Params, X: Tensor, activation: str = "relu",
                  size: float = 0.01) -> list[Tensor]:
     """Scale a unit's weights and bias by 1 + size: how far does the output move?
 
-    For a ReLU unit that is the same as scaling its activity, or all its outgoing weights.
-
-    Returns
-    -------
-    list of tensors [units]
-        Root mean square of the outputs' change over the examples X, divided by size.
+    For a ReLU unit that is the same as scaling its activity, or all its outgoing weights. Gives the
+    root mean square of the outputs' change over the examples X, divided by size.
     """
 
     def outputs(layer, which):
@@ -66,21 +58,19 @@ def perturbation(params: Params, X: Tensor, activation: str = "relu",
         moved = [*params[:layer], (W * scale[:, None], b * scale), *params[layer + 1:]]
         return _outputs(moved, X, activation)
 
-    scores = []
-    for layer, (_, b) in enumerate(params[:-1]):
-        found = vmap(partial(outputs, layer))(_nobody_then_each(b))
-        scores.append(((found[1:] - found[0]) ** 2).mean((1, 2)).sqrt() / size)
-    return scores
+    changes = [_changes(partial(outputs, layer), b) for layer, (_, b) in enumerate(params[:-1])]
+    return [(change**2).mean((1, 2)).sqrt() / size for change in changes]
 
 
-def _nobody_then_each(b: Tensor) -> Tensor:
-    """Rows for a layer: all 0; then for each unit 1 for itself, 0 for the others.
+def _changes(found: Callable, b: Tensor) -> Tensor:
+    """Give how what is found differs if 1 stands for one unit of a layer, 0 for the others.
 
-    The undisturbed network goes through the same arithmetic as the others, so that a unit
+    The undisturbed network, all 0, goes through the same arithmetic as the others, so that a unit
     without effect has an effect of exactly 0.
     """
-    nobody = torch.zeros_like(b)[None]
-    return torch.cat([nobody, torch.eye(len(b), dtype=b.dtype, device=b.device)])
+    each = torch.eye(len(b), dtype=b.dtype, device=b.device)
+    results = vmap(found)(torch.cat([torch.zeros_like(b)[None], each]))
+    return results[1:] - results[0]
 
 
 def mean_squared_gradient(params: Params, X: Tensor, Y: Tensor, loss: Callable = squared_error,
@@ -127,11 +117,8 @@ def new_trace(units: int, device=None) -> dict[str, Tensor]:
 def follow(trace: dict, a: Tensor, decay: float) -> tuple[dict, Tensor]:
     """Online form of `spreads` for one layer: running averages, one example at a time.
 
-    Returns
-    -------
-    trace : dict
-    spread : tensor [units]
-        Corrected for the bias of a young average, as in continual backprop.
+    Gives the trace and the spread [units], corrected for the bias of a young average, as in
+    continual backprop.
     """
     past = decay * trace["past"] + (1 - decay)
     mean = decay * trace["mean"] + (1 - decay) * a
@@ -142,26 +129,15 @@ def follow(trace: dict, a: Tensor, decay: float) -> tuple[dict, Tensor]:
 def propagate(params: Params, spreads: list[Tensor], keep: float = 0.1) -> Ledger:
     """Put one unit of utility on each output and let it flow to where it was earned.
 
-    Unit j keeps a share of what it receives and passes the rest to the units i that it hears,
-    in proportion to its use of them, the running average r_ij of |w_ij (a_i - mean a_i)|. With
-    the weights of now that is |w_ij| times the spread of a_i, so it costs one number for each
-    unit and not one for each weight. What is passed on is lost to the giver.
+    Unit j keeps a share of what it receives and passes the rest to the units i that it hears, in
+    proportion to its use of them, the running average r_ij of |w_ij (a_i - mean a_i)|. With the
+    weights of now that is |w_ij| times the spread of a_i, so it costs one number for each unit and
+    not one for each weight. What is passed on is lost to the giver.
 
-    A unit keeps a share, and not everything up to a cap: in a wide layer all units are under
-    any cap, keep all, and the layers below starve. With a share the order of the units of a
-    layer does not depend on how much they keep.
-
-    Parameters
-    ----------
-    params : list of (weights, biases)
-    spreads : list of tensors
-        Of the inputs and each hidden layer, from `spreads` or `follow`.
-    keep : float
-        From 0 to 1.
-
-    Returns
-    -------
-    Ledger
+    A unit keeps a share, and not everything up to a cap: in a wide layer all units are under any
+    cap, keep all, and the layers below starve. With a share the order of the units of a layer does
+    not depend on how much they keep. The spreads of the inputs and of each hidden layer are from
+    `spreads` or `follow`.
     """
     utility, leaked, received, kept = torch.ones_like(params[-1][1]), 0.0, [], []
     for (W, _), spread in zip(reversed(params), reversed(spreads), strict=True):
@@ -183,17 +159,9 @@ def members(scores: list[Tensor], threshold: float = 0.1) -> list[Tensor]:
 def prune(params: Params, keep: list[Tensor], means: list[Tensor]) -> Params:
     """Remove units; what they say on average stays, in their listeners' biases.
 
-    Parameters
-    ----------
-    params : list of (weights, biases)
-    keep : list of bool tensors [units], one a hidden layer
-    means : list of tensors [units], one a hidden layer
-        Mean activities. They change nothing where a unit has no listener.
-
-    Returns
-    -------
-    list of (weights, biases)
-        Of the old shapes: all weights into and out of a removed unit are 0, and its bias.
+    Shapes stay: all weights into and out of a removed unit are 0, and its bias. Both ``keep``,
+    bool, and ``means``, mean activities, are lists of tensors [units], one a hidden layer. Means
+    change nothing where a unit has no listener.
     """
     pruned = []
     for layer, (W, b) in enumerate(params):
@@ -223,6 +191,4 @@ def rise_without(params: Params, X: Tensor, Y: Tensor, loss: Callable = squared_
         others = [*everyone[:layer], which == 0, *everyone[layer + 1:]]
         return mean_loss(prune(params, others, means), X, Y, loss, activation)
 
-    losses = [vmap(partial(without, layer))(_nobody_then_each(mean))
-              for layer, mean in enumerate(means)]
-    return [found[1:] - found[0] for found in losses]
+    return [_changes(partial(without, layer), mean) for layer, mean in enumerate(means)]

@@ -23,19 +23,9 @@ def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: 
             c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """Carry errors and curvatures back over real links, and over the shadow links.
 
-    Parameters
-    ----------
-    links, wants : tensors [listeners, units]
-        Real weights, and what the shadow weights add (`fringe.wanting`).
-    active : bool tensor [units]
-        Slope of the rectifier.
-    level : tensor [units]
-    delta, c : tensors [outputs]
-        Local errors and curvatures of the outputs.
-
-    Returns
-    -------
-    delta, c : tensors [outputs + units]
+    Links and wants [listeners, units] are real weights, and what the shadow weights add
+    (`shadow.wanting`); `active` [units] is the slope of the rectifier; delta and c [outputs] are
+    the local errors and curvatures of the outputs. It gives those of all, [outputs + units].
     """
     outputs, none = delta.shape[0], torch.zeros_like(level)
     delta, c = torch.cat([delta, none]), torch.cat([c, none])
@@ -71,27 +61,18 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
           may: Tensor | None, depth: int, hyper: dict) -> tuple[dict, dict]:
     """Let all learn around the mean of what they hear, each weight at its own step size.
 
-    The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and
-    b is the same net, but a change of w then leaves the mean answer alone, and the strongest of
-    all correlations between inputs, that with the bias, is gone.
+    The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and b
+    is the same net, but a change of w then leaves the mean answer alone, and the strongest of all
+    correlations between inputs, that with the bias, is gone.
 
     No unit corrects more than a share of its own error, and all who are heard share one more bound:
-    together they correct no more than the whole. What they learned before they decay (`saturation_decay`) where the
-    loss is saturated, and then take their step; the mean answer stays.
+    together they correct no more than the whole. What they learned before they decay
+    (`saturation_decay`) where the loss is saturated, and then take their step; the mean answer
+    stays.
 
-    Parameters
-    ----------
-    params, memory : dicts
-        Of the hidden units and of the outputs.
-    s : tensor [sources]
-    units : dict
-        Of `growth`.
-    delta, c : tensors [outputs + units]
-        From `hungers`.
-    may : bool tensor [units, sources], optional
-        Whom each hidden unit hears; None: all of them hear the inputs.
-    depth : int
-    hyper : dict
+    Params and memory are those of the hidden units and of the outputs, s [sources] the activities,
+    units those of `population`, delta and c [outputs + units] from `hungers`. `may` [units,
+    sources] says whom each hidden unit hears; None: all of them hear the inputs.
     """
     outputs = params["output"].shape[0]
     mean = hyper["centring"] * units["mean"]
@@ -143,13 +124,8 @@ def saturation_decay(delta: Tensor, c: Tensor, outputs: int, hyper: dict) -> dic
     where its error exceeds its curvature (with the squared error, where it is off by more than 1),
     hidden units only under a loss that is truly saturated, its slope at most 1: a squared error
     never is, and there they would forget what they know of a context that returns. (Narendra and
-    Annaswamy 1987 forget in proportion to the error itself, and so at every noise.)
-
-    Parameters
-    ----------
-    delta, c : tensors [outputs + units]
-    outputs : int
-    hyper : dict
+    Annaswamy 1987 forget in proportion to the error itself, and so at every noise.) Errors and
+    curvatures are [outputs + units].
     """
     error, curvature = delta[:outputs].abs(), c[:outputs]
     saturated = torch.clamp(torch.clamp(error, max=1) - curvature, min=0).max()

@@ -1,12 +1,11 @@
 """Decentralised networks: units with goals of their own.
 
-After Richard Sutton's talk *Decentralized neural networks* (DAI 2024). Nobody in the network is in
-charge of it. Each unit wants to be listened to, keeps its activity in a normal range, and is active
-a fair share of the time; it has only its **incoming** weights to do so, for its outgoing weights
-belong to those who listen. It adapts at three levels, each switched on by a setting: its weights
-(``weights``), its connections (``rewiring``), its step sizes (``meta_step_size``).
-
-The idea of units that want something is Klopf's (*The hedonistic neuron*, 1982).
+After Richard Sutton's talk *Decentralized neural networks* (DAI 2024), and Klopf's *The hedonistic
+neuron* (1982). Nobody in the network is in charge of it. Each unit wants to be listened to, keeps
+its activity in a normal range, and is active a fair share of the time; it has only its **incoming**
+weights to do so, for its outgoing weights belong to those who listen. It adapts at three levels,
+each switched on by a setting: its weights (``weights``), its connections (``rewiring``), its step
+sizes (``meta_step_size``).
 
 One hidden layer: its units hear inputs, and the output units hear them. Every function below that
 changes weights changes those of the units it is given, row by row: row i belongs to unit i.
@@ -28,6 +27,17 @@ from dyndl_lite.models.mlp import forward, weight_bound
 # Normal range of a unit's activity: root of its mean square.
 QUIET, LOUD = 0.1, 10.0
 
+SETTINGS = {
+    **autostep.settings,
+    "step_size": 0.01, "meta_step_size": 0.0,  # Autostep's; with 0 the step size is fixed
+    "weights": 1.0,  # hidden units learn from their listeners' hunger; 0: they do not
+    "rewiring": 0.0,  # connections each hidden unit exchanges an example, a small share
+    "homeostasis": 0.0,  # step of a unit's bias, and relative step of its size, if out of range
+    "least_active": 0.01, "most_active": 0.99,  # share of the time that a unit wants to be active
+    "enough": 0.1,  # a unit that is paid less, of a fair share of attention,
+    "patience": float("inf"),  # for more than so many examples in a row, explores
+    "decay": 0.999,  # of all running averages
+}
 #: Goals and levels as they are switched on one by one, each on top of those before it.
 LEVELS = {
     "random features": {"weights": 0.0},
@@ -61,24 +71,10 @@ def pursue(W: Tensor, b: Tensor, memory: dict, delta: Tensor, heard: Tensor, c: 
     """Each unit moves its own weights to still the hunger of those who listen.
 
     With a meta-step size of 0 all weights have the same step size, for ever; otherwise each unit
-    learns one for each of its weights, by Autostep, and its steps never overshoot.
-
-    Parameters
-    ----------
-    W, b : tensors [units, inputs], [units]
-    memory : dict of tensors [units, inputs + 1]
-        Autostep's, the bias last.
-    delta : tensor [units]
-        The unit's own error: how much more it should have said.
-    heard : tensor [units, inputs]
-        What each unit hears; 0 where it has no wire.
-    c : tensor [units]
-        The unit's curvature, from `mlp.curvatures`.
-    hyper : dict
-
-    Returns
-    -------
-    W, b, memory
+    learns one for each of its weights, by Autostep (whose memory is [units, inputs + 1], the bias
+    last), and its steps never overshoot. delta [units] is how much more a unit should have said,
+    heard [units, inputs] what it hears, 0 where it has no wire, c [units] its curvature
+    (`mlp.curvatures`).
     """
     a = torch.cat([heard, torch.ones_like(b)[:, None]], 1)
     learned, change = vmap(autostep.update, in_dims=(0, 0, 0, 0, None))(memory, delta, a, c, hyper)
@@ -102,12 +98,8 @@ def normalise(W: Tensor, b: Tensor, active: Tensor, power: Tensor,
               hyper: dict) -> tuple[Tensor, Tensor]:
     """Each unit shifts its bias if it is active too rarely or too often, and scales itself.
 
-    Parameters
-    ----------
-    W, b : tensors [units, inputs], [units]
-    active, power : tensors [units]
-        Running averages of how often a unit is active, and of its squared activity.
-    hyper : dict
+    `active` and `power` [units] are running averages of how often a unit is active, and of its
+    squared activity.
     """
     rate = hyper["homeostasis"]
     rarely, often = active < hyper["least_active"], active > hyper["most_active"]
@@ -119,23 +111,11 @@ def normalise(W: Tensor, b: Tensor, active: Tensor, power: Tensor,
 
 def rewire(w: Tensor, b: Tensor, wires: Tensor, mean: Tensor, spread: Tensor, wish: Tensor,
            now: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Let one unit drop the wire it uses least and take a new one, at weight 0.
+    """Let one unit drop the wire it uses least and take a new one, at weight 0, where `now` is True.
 
-    Parameters
-    ----------
-    w, b, wires : tensor [inputs], scalar tensor, tensor [inputs]
-    mean, spread : tensors [inputs]
-        Running averages of the inputs, from `backbone.follow`.
-    wish : tensor [inputs]
-        Random, not negative: of the free inputs the unit takes the one with the highest.
-    now : bool scalar tensor
-        False: nothing happens.
-
-    Returns
-    -------
-    w, b, wires
-    touched : bool tensor [inputs]
-        Where a wire went or came.
+    `w`, `b` and `wires` are the unit's; `mean` and `spread` [inputs] are running averages of the
+    inputs (`backbone.follow`). Of the free inputs it takes the one with the highest `wish`, which
+    is random and not negative. Gives w, b, wires, and a mask [inputs] of where a wire went or came.
     """
     free = wires == 0
     least = torch.where(free, torch.inf, w.abs() * spread).argmin()
@@ -167,25 +147,7 @@ def welcome(V: Tensor, c: Tensor, mean: Tensor, who: Tensor) -> tuple[Tensor, Te
 
 def decentralised(sizes: tuple[int, int, int], capacity: int,
                   loss: Callable = squared_error) -> Learner:
-    """Make a decentralised learner with one hidden layer of ReLU units.
-
-    Settings
-    --------
-    step_size, meta_step_size, tau
-        Autostep's; with meta_step_size 0 the step size is fixed.
-    weights
-        1: hidden units learn from their listeners' hunger; 0: they do not.
-    rewiring
-        Connections each hidden unit exchanges an example (a small share; 0: none).
-    homeostasis
-        Step of a unit's bias, and relative step of its size, when out of range; 0: none.
-    least_active, most_active
-        Share of the time that a unit wants to be active.
-    enough, patience
-        A unit that is paid less than `enough` of a fair share of attention for more than
-        `patience` examples in a row explores; with patience inf never.
-    decay
-        Of all running averages.
+    """Make a decentralised learner with one hidden layer of ReLU units, and `SETTINGS`.
 
     Parameters
     ----------
@@ -194,10 +156,6 @@ def decentralised(sizes: tuple[int, int, int], capacity: int,
         Wires of each hidden unit.
     loss : function
         `squared_error` or `cross_entropy`.
-
-    Returns
-    -------
-    Learner
 
     Raises
     ------
@@ -292,8 +250,5 @@ def decentralised(sizes: tuple[int, int, int], capacity: int,
             "seed": net["seed"], "t": net["t"] + 1, "fresh": fresh(net["seed"], net["t"] + 1),
         }, score
 
-    settings = {**autostep.settings, "step_size": 0.01, "meta_step_size": 0.0, "weights": 1.0,
-                "rewiring": 0.0, "homeostasis": 0.0, "least_active": 0.01, "most_active": 0.99,
-                "enough": 0.1, "patience": float("inf"), "decay": 0.999}
     description = f"decentralised {sizes} {capacity} {loss.__name__}"
-    return Learner(start, step, settings, description, outputs)
+    return Learner(start, step, dict(SETTINGS), description, outputs)

@@ -1,11 +1,10 @@
 """Dynamic deep learning: a network that grows, unit by unit, and learns at every moment.
 
-After Richard Sutton's talk "Toward a better deep learning" (2024). It starts from inputs and
-outputs alone. Units are born at moments of hunger, at the *fringe*, where nobody listens to
-them; they can learn through shadow weights (`fringe`); who finds one useful lets the step size of
-its weight rise, then the weight itself, and the unit has joined the *backbone*. When there is no
-room left, the least useful unit makes way. Every weight learns its own step size (`step_sizes`),
-around the mean of what it hears, and forgets where the loss is saturated (`learning`).
+It starts from inputs and outputs alone. Units are born at the fringe at moments of hunger, and can
+learn through shadow weights (`shadow`); who finds one useful lets the step size of its weight rise,
+then the weight itself, and the unit has joined the backbone. When there is no room left, the least
+useful unit makes way (`population`). Every weight learns its own step size (`step_sizes`), around
+the mean of what it hears, and forgets where the loss is saturated (`credit`).
 """
 
 from collections.abc import Callable
@@ -64,8 +63,8 @@ def run(params: dict, level: Tensor, x: Tensor, depth: int) -> Tensor:
 
 
 def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
-            depth: int = 1) -> Learner:
-    """Make a dynamic network: inputs and outputs, and room for hidden units.
+                    depth: int = 1) -> Learner:
+    """Make a dynamic network: inputs and outputs, and room for hidden units; it has `SETTINGS`.
 
     Parameters
     ----------
@@ -75,13 +74,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     loss : function
         `squared_error` or `cross_entropy`.
     depth : int
-        Most levels of hidden units. Those with an output as master are of the highest level;
-        with more than one, hidden units of the backbone can be masters too, of units below.
-
-    Returns
-    -------
-    Learner
-        With the settings of `SETTINGS`.
+        Most levels of hidden units. Those with an output as master are of the highest level; with
+        more than one, hidden units of the backbone can be masters too, of units below.
 
     Raises
     ------
@@ -116,16 +110,11 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     def start(seed: Tensor) -> dict:
         shapes = {"hidden": (units, sources + 1), "output": (outputs, inputs + units + 1)}
         zeros = {name: torch.zeros(shape, device=seed.device) for name, shape in shapes.items()}
-        return {
-            "params": {name: w.clone() for name, w in zeros.items()},
-            "memory": {name: {part: w.clone() for part in steady.memory}
-                       for name, w in zeros.items()},
-            "units": population.new_units(units, inputs, seed.device),
-            "shadow": torch.zeros(listeners, units, device=seed.device),
-            "seed": seed.clone(),
-            "t": torch.zeros_like(seed),
-            "fresh": fresh(seed, torch.zeros_like(seed)),
-        }
+        memory = {name: {part: w.clone() for part in steady.memory} for name, w in zeros.items()}
+        shadow, t = torch.zeros(listeners, units, device=seed.device), torch.zeros_like(seed)
+        return {"params": zeros, "memory": memory,
+                "units": population.new_units(units, inputs, seed.device), "shadow": shadow,
+                "seed": seed.clone(), "t": t, "fresh": fresh(seed, t)}
 
     def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         params, memory, units_ = net["params"], net["memory"], net["units"]
@@ -138,7 +127,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         units_ = population.update_statistics(units_, s, hyper)
         received = population.utility(params, units_, depth, hyper)
         links = _links(params, inputs, depth)
-        units_, shadow = population.update_backbone(units_, received, links, net["shadow"], outputs, hyper)
+        units_, shadow = population.update_backbone(units_, received, links, net["shadow"], outputs,
+                                                    hyper)
         wants = _wants(links, shadow, units_, hyper)
         delta, c = hungers(links, wants, s[inputs:] > 0, units_["level"], -slope,
                            CURVATURE[loss](output), depth)
@@ -163,23 +153,18 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         newcomer = torch.where(room, 0.0, hyper["newcomer_step_size"])
         mean = units_["mean"][inputs:]
         for name in ("output", "hidden") if depth > 1 else ("output",):
-            params[name], memory[name] = population.reset_outgoing(params[name], memory[name], place, mean,
-                                                         newcomer)
+            params[name], memory[name] = population.reset_outgoing(params[name], memory[name], place,
+                                                                   mean, newcomer)
         params["hidden"], memory["hidden"] = population.init_incoming(
             params["hidden"], memory["hidden"], place, torch.cat([row, bias[None]]))
-        return {
-            "params": params,
-            "memory": memory,
-            "units": population.newborn(units_, place, level),
-            "shadow": population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs),
-            "seed": net["seed"],
-            "t": net["t"] + 1,
-            "fresh": fresh(net["seed"], net["t"] + 1),
-        }, score
+        shadow = population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs)
+        seed, t = net["seed"], net["t"] + 1
+        return {"params": params, "memory": memory,
+                "units": population.newborn(units_, place, level), "shadow": shadow,
+                "seed": seed, "t": t, "fresh": fresh(seed, t)}, score
 
-    return Learner(start, step, dict(SETTINGS),
-                   f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}", outputs,
-                   check)
+    description = f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}"
+    return Learner(start, step, dict(SETTINGS), description, outputs, check)
 
 
 def _wants(links: Tensor, shadow: Tensor, units: dict, hyper: dict) -> Tensor:

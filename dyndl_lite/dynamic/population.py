@@ -67,7 +67,7 @@ def _shares(weights: Tensor, spread: Tensor) -> Tensor:
 
 
 def update_backbone(units: dict, received: Tensor, links: Tensor, shadow: Tensor, outputs: int,
-          hyper: dict) -> tuple[dict, Tensor]:
+                    hyper: dict) -> tuple[dict, Tensor]:
     """Keep the boundary: who is on the backbone, and a master for those who fall off it.
 
     Utility counts in equal shares: 1 is what each living unit would have if all had the same.
@@ -101,33 +101,17 @@ def births(units: dict, received: Tensor, hunger: Tensor,
            hyper: dict) -> tuple[dict, Tensor, Tensor]:
     """Decide whether a unit is born at this example, and where.
 
-    While there is room, at the growth rate, into the first empty place. After that, in place of
-    the mature unit that receives the least utility, at the replacement rate times the hunger:
-    where nothing is left to be learned, nobody need make way.
-
-    Parameters
-    ----------
-    units : dict
-    received : tensor [units]
-        Utility.
-    hunger : scalar tensor
-        Of the hungriest output, at this example.
-    hyper : dict
-
-    Returns
-    -------
-    units : dict
-    place : scalar tensor
-        Number of the unit that is born, or -1.
-    room : bool scalar tensor
+    While there is room, at the growth rate, into the first empty place. After that, in place of the
+    mature unit that receives the least utility, at the replacement rate times the hunger of the
+    hungriest output: where nothing is left to be learned, nobody need make way. Gives the units,
+    the number of the unit that is born, or -1, and whether there is room.
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])
     # Counted in floating point: integers and flags cost the compiled loop more than they say.
     room, grown = empty.to(age.dtype).sum() > 0, mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
-    rate = torch.where(room, hyper["growth_rate"],
-                       hyper["replacement_rate"] * hunger * grown)
+    rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * grown)
     due = units["due"] + rate
     order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
     now = (due >= 1) & (room | (grown > 0))
@@ -170,21 +154,12 @@ def init_incoming(weights: Tensor, memory: dict, place: Tensor, row: Tensor) -> 
 
 
 def reset_outgoing(weights: Tensor, memory: dict, place: Tensor, mean: Tensor,
-             step_size: Tensor) -> tuple[Tensor, dict]:
+                   step_size: Tensor) -> tuple[Tensor, dict]:
     """Let listeners forget the unit that was in the newborn's place, all but its mean.
 
     Their biases take the mean of what it said; then its weight is 0, and its step size the
-    newcomer's (0 stands for the first step size of all weights).
-
-    Parameters
-    ----------
-    weights : tensor [listeners, sources + 1]
-    memory : dict of tensors like it
-    place : scalar tensor
-        Number of the newborn unit, or -1.
-    mean : tensor [units]
-        Mean activities of the units, the last of the sources.
-    step_size : scalar
+    newcomer's (0 stands for the first step size of all weights). Weights and memory are [listeners,
+    sources + 1], means [units], and the units are the last of the sources.
     """
     size = mean.shape[0]
     inputs = weights.shape[1] - 1 - size

@@ -1,13 +1,12 @@
 """Learning where gradients are zero: masters, shadow weights and imprinting.
 
 A unit of the fringe is not listened to yet: its outgoing weights are about zero, and so is every
-gradient that could reach it. Sutton ("Toward a better deep learning", 2024) gives it a *master*,
-a unit that it wants to serve, and a *shadow weight* of +1 or -1, the weight with which it would
-like to be heard. It learns as if that weight were real. Only the master changes the real one.
+gradient that could reach it. So it learns as if its shadow weight of +1 or -1 were real. Only the
+master changes the real one.
 
-Listeners are rows and units are columns of all matrices here: ``links[k, j]`` is the real
-weight with which listener k hears unit j, ``shadow[k, j]`` is +1 or -1 where k is the master of
-the fringe unit j, and 0 elsewhere.
+Listeners are rows and units are columns of all matrices here: ``links[k, j]`` is the real weight
+with which listener k hears unit j, ``shadow[k, j]`` is +1 or -1 where k is the master of the fringe
+unit j, and 0 elsewhere.
 """
 
 import torch
@@ -19,18 +18,9 @@ _TINY = 1e-12
 def wanting(links: Tensor, shadow: Tensor, size: Tensor | float = 1.0) -> Tensor:
     """Give what each shadow weight still lacks: the weight it wants minus the one it has.
 
-    As the master comes to listen, the real weight takes over and the shadow fades.
-
-    Parameters
-    ----------
-    links, shadow : tensors [listeners, units]
-    size : scalar
-        Magnitude of the weight a unit of the fringe wishes for; 0: no shadow weights.
-
-    Returns
-    -------
-    tensor [listeners, units]
-        Of the sign of the shadow weight, magnitude from 0 to `size`.
+    As the master comes to listen, the real weight takes over and the shadow fades. Links and shadow
+    are [listeners, units]; `size` is the magnitude of the weight a unit of the fringe wishes for,
+    0: none. What it gives has the sign of the shadow weight, and a magnitude from 0 to `size`.
     """
     return shadow * torch.clamp(size - torch.clamp(links * shadow, min=0), min=0)
 
@@ -38,19 +28,9 @@ def wanting(links: Tensor, shadow: Tensor, size: Tensor | float = 1.0) -> Tensor
 def choose_master(hunger: Tensor, may: Tensor) -> tuple[Tensor, Tensor]:
     """Choose the hungriest listener as master of a newborn unit.
 
-    Parameters
-    ----------
-    hunger : tensor [listeners]
-        Minus the slope of the loss in each listener's activity, at this moment.
-    may : bool tensor [listeners]
-        Who can be a master.
-
-    Returns
-    -------
-    master : bool tensor [listeners]
-        True for one of them.
-    sign : scalar tensor
-        The shadow weight: +1 if the master wants to be more active, else -1.
+    Hunger [listeners] is minus the slope of the loss in each listener's activity; `may` says who
+    can be a master. Gives a mask of the one, and the shadow weight: +1 if it wants to be more
+    active, else -1.
     """
     want = torch.where(may, hunger.abs(), -1.0)
     master = torch.arange(want.shape[0], device=want.device) == want.argmax()
@@ -62,26 +42,13 @@ def imprint(x: Tensor, mean: Tensor, may: Tensor, size: Tensor | float,
     """Make the incoming weights of a newborn from the pattern of this moment.
 
     The talk's rule, positive weights to what is active and negative ones to what is silent,
-    whichever sign the shadow weight has: the unit shall be active now. Here "active" means
-    above its own mean, and what is unusual counts most. (One gradient step on the replayed
-    example, as Platt's RAN, 1991, and GradMax, Evci et al. 2022, take it.)
+    whichever sign the shadow weight has: the unit shall be active now. Here "active" means above
+    its own mean, and what is unusual counts most. (One gradient step on the replayed example, as
+    Platt's RAN, 1991, and GradMax, Evci et al. 2022, take it.)
 
-    Parameters
-    ----------
-    x, mean : tensors [sources]
-        What the unit could hear, now and on average.
-    may : bool tensor [sources]
-        What it is allowed to hear, so that the net stays feed-forward.
-    size : scalar
-        Length of the imprinted weight vector; 0: no imprint.
-    noise : tensor [sources]
-        Random weights added to it.
-
-    Returns
-    -------
-    weights : tensor [sources]
-    bias : scalar tensor
-        Such that the unit's summed input is 0 on average.
+    x and mean [sources] are what the unit could hear, now and on average, of what it `may` hear, so
+    that the net stays feed-forward. The imprinted weights have the length `size`, and random
+    `noise` is added. The bias is such that the unit's summed input is 0 on average.
     """
     unusual = torch.where(may, x - mean, 0.0)
     weights = size * unusual / torch.sqrt((unusual**2).sum() + _TINY)

@@ -1,7 +1,7 @@
 """Images to learn from: scikit-learn's digits, and files that are checked before they are named.
 
-MNIST and whatever else comes as IDX files, 32x32 ImageNet as a folder of arrays, and CIFAR-100 as its
-own archive are read from the folder that DYNDL_DATA names, without unpickling anything. None of
+MNIST and whatever else comes as IDX files, 32x32 ImageNet as a folder of arrays, and CIFAR-100 as
+its own archive are read from the folder that DYNDL_DATA names, without unpickling anything. None of
 them is part of this project. A data set has its name by its checksum alone.
 """
 
@@ -50,13 +50,7 @@ class Images(NamedTuple):
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Give the 1 797 handwritten 8x8 digits that come with scikit-learn.
-
-    Returns
-    -------
-    images : float32 tensor [1797, 64], from 0 to 1
-    labels : int64 tensor [1797]
-    """
+    """Give scikit-learn's 1 797 handwritten 8x8 digits [1797, 64], from 0 to 1, and labels."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -67,26 +61,17 @@ def digits() -> tuple[Tensor, Tensor]:
 def idx_images(part: str = "train", folder: str | None = None) -> Images:
     """Read 28x28 images of ten classes from IDX files, or fetch MNIST through scikit-learn.
 
+    Their name is MNIST or Fashion-MNIST if their checksums say so, otherwise "IDX images" and the
+    beginnings of both checksums. What is missing, malformed or a wrong download is a ValueError:
+    one line that names the file, what was expected, and how to get it.
+
     Parameters
     ----------
     part : str
         "train" (of MNIST 60 000 images) or "t10k" (10 000).
     folder : str, optional
-        Where ``{part}-images-idx3-ubyte`` and ``{part}-labels-idx1-ubyte`` lie, with or
-        without ``.gz``; by default the environment variable DYNDL_DATA. Without it MNIST is
-        fetched from OpenML.
-
-    Returns
-    -------
-    Images
-        Their name is MNIST or Fashion-MNIST if their checksums say so, otherwise "IDX images" and
-        the beginnings of both checksums.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing, truncated or malformed, or a download is wrong: one line that names
-        the file, what was expected, and how to get it.
+        Where ``{part}-images-idx3-ubyte`` and ``{part}-labels-idx1-ubyte`` lie, with or without
+        ``.gz``; by default what DYNDL_DATA names. Without either MNIST is fetched from OpenML.
     """
     if part not in ("train", "t10k"):
         raise ValueError(f"IDX files have no part {part!r}: use 'train' or 't10k'")
@@ -96,8 +81,7 @@ def idx_images(part: str = "train", folder: str | None = None) -> Images:
         labels = read_idx(where / f"{part}-labels-idx1-ubyte", 1)
         name = name_of(images, labels)
     else:
-        images, labels = _from_openml(part)
-        name = "MNIST"
+        images, labels, name = *_from_openml(part), "MNIST"
     if not len(images) == len(labels) > 0 or images.shape[1:] != (28, 28) or labels.max() > 9:
         raise ValueError(f"{part}: images {images.shape} and labels {labels.shape} do not "
                          "belong together: expected [n, 28, 28] and n labels from 0 to 9")
@@ -116,13 +100,12 @@ def mnist(part: str = "train", folder: str | None = None) -> tuple[Tensor, Tenso
 
 def name_of(images: np.ndarray, labels: np.ndarray) -> str:
     """Name a data set by the checksums of its IDX files."""
-    sums = tuple(hashlib.sha256(idx_header(a) + a.tobytes()).hexdigest() for a in (images, labels))
+    def checksum(array):
+        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+        return hashlib.sha256(header + array.tobytes()).hexdigest()
+
+    sums = checksum(images), checksum(labels)
     return KNOWN.get(sums, f"IDX images {sums[0][:8]}-{sums[1][:8]}")
-
-
-def idx_header(array: np.ndarray) -> bytes:
-    """Give what stands before the bytes of an array in an IDX file."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
 
 
 def data_folder(folder: str | os.PathLike | None, what: str) -> Path:
@@ -174,12 +157,10 @@ def _from_openml(part: str) -> tuple[np.ndarray, np.ndarray]:
             warnings.simplefilter("ignore")
             data = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff")
     except Exception as error:  # no network, no such host, a broken download, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"MNIST could not be fetched from OpenML ({reason}): connect to the network, or put "
-            "the IDX files in a folder and name it in DYNDL_DATA") from error
-    images = data.data.astype(np.uint8).reshape(-1, 28, 28)
-    labels = data.target.astype(np.uint8)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"MNIST could not be fetched from OpenML ({reason}): connect to the network, "
+                         "or put the IDX files in a folder and name it in DYNDL_DATA") from error
+    images, labels = data.data.astype(np.uint8).reshape(-1, 28, 28), data.target.astype(np.uint8)
     found = name_of(images[60_000:], labels[60_000:])
     if len(images) != 70_000 or found != "MNIST":
         raise ValueError(f"OpenML sent {len(images)} images, the last of which are {found}; expected "
@@ -193,9 +174,10 @@ def _from_openml(part: str) -> tuple[np.ndarray, np.ndarray]:
 class ImageNet32:
     """A folder of classes of 32x32 images, as the authors of Continual ImageNet use ImageNet's.
 
-    Each class is a file 0.npy, 1.npy, ... of an array uint8 [images, 3, 32, 32]. If there is
-    a file SHA256SUMS beside them (``sha256sum *.npy > SHA256SUMS``) every file has to agree
-    with it. Nobody has published checksums, so the images are named after their folder.
+    Each class is a file 0.npy, 1.npy, ... of an array uint8 [images, 3, 32, 32]. If there is a file
+    SHA256SUMS beside them (``sha256sum *.npy > SHA256SUMS``) every file has to agree with it.
+    Nobody has published checksums, so the images are named after their folder. What is missing,
+    damaged or another array is a ValueError, as in `idx_images`.
 
     Parameters
     ----------
@@ -203,12 +185,6 @@ class ImageNet32:
         By default the one that DYNDL_DATA names.
     images : int
         Pictures that every class needs to have.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no classes; from `of`, if a file is missing, damaged or another
-        array: one line that names the file, what was expected, and what to do.
     """
 
     folder: str | None = None
@@ -223,7 +199,6 @@ class ImageNet32:
 
     @property
     def name(self) -> str:
-        """What the images are, as far as anybody can tell."""
         return f"32x32 images ({self.folder.name})"
 
     @property
@@ -253,8 +228,8 @@ def _npy(path: Path, images: int) -> Tensor:
 def _sums(folder: Path) -> dict[str, str]:
     """Read the checksums of a folder, if there are any."""
     path = folder / SUMS
-    lines = path.read_text().splitlines() if path.is_file() else []
-    lines = [line.split(maxsplit=1) for line in lines if line.strip()]
+    text = path.read_text() if path.is_file() else ""
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     if any(len(line) != 2 or len(line[0]) != 64 for line in lines):
         raise ValueError(f"{SUMS} is not a list of SHA-256 and file name: make it again with "
                          f"`sha256sum *.npy > {SUMS}`, or remove it")
@@ -271,53 +246,33 @@ def sha256(path: Path) -> str:
 class Cifar100:
     """The 100 classes of CIFAR-100, 500 training images and 100 test images each, in this order.
 
-    Parameters
-    ----------
-    folder : str, optional
-        Where cifar-100-binary.tar.gz lies, as it was downloaded; by default the folder that
-        DYNDL_DATA names.
-
-    Raises
-    ------
-    ValueError
-        If the archive is missing or damaged: one line that names it, what was expected, and
-        how to get it.
+    ``folder`` holds cifar-100-binary.tar.gz as it was downloaded; by default it is what DYNDL_DATA
+    names. An archive that is missing or damaged is a ValueError, as in `idx_images`.
     """
 
     folder: str | None = None
     pictures: Tensor = field(init=False, repr=False)
 
-    name = "CIFAR-100"
-    side = 32
-    classes = 100
-    images = 600
-    digest = CIFAR_100_SHA256
+    name, digest = "CIFAR-100", CIFAR_100_SHA256
+    side, classes, images = 32, 100, 600
 
     def __post_init__(self):
-        path = data_folder(self.folder, CIFAR_100) / CIFAR_100
-        object.__setattr__(self, "pictures", cifar_100(path))
+        path, classes = data_folder(self.folder, CIFAR_100) / CIFAR_100, []
+        with reading(path, "CIFAR-100's binary version (161 MB)",
+                     f"fetch https://www.cs.toronto.edu/~kriz/{CIFAR_100}"):
+            if (found := sha256(path)) != CIFAR_100_SHA256:
+                raise ValueError(f"SHA-256 {found}, expected {CIFAR_100_SHA256}")
+            with tarfile.open(path) as archive:
+                for part, each in (("train", 500), ("test", 100)):
+                    member = archive.extractfile(f"cifar-100-binary/{part}.bin")
+                    # A record is a coarse label, a fine label, and the pixels.
+                    records = np.frombuffer(member.read(), np.uint8).reshape(-1, 2 + 3 * 32 * 32)
+                    order = np.argsort(records[:, 1], kind="stable")
+                    if not (np.bincount(records[:, 1], minlength=100) == each).all():
+                        raise ValueError(f"{part}.bin does not have {each} images of each class")
+                    classes.append(records[order, 2:].reshape(100, each, 3, 32, 32))
+        object.__setattr__(self, "pictures", torch.from_numpy(np.concatenate(classes, axis=1)))
 
     def of(self, k: int) -> Tensor:
-        """Give all pictures of class k, uint8 [600, 3, 32, 32]: 500 for training, 100 for tests."""
+        """Give all pictures of class k, uint8 [600, 3, 32, 32]."""
         return self.pictures[k]
-
-
-def cifar_100(path: Path) -> Tensor:
-    """Read CIFAR-100's archive: uint8 [100 classes, 600 images, 3, 32, 32].
-
-    A record of its binary version is a coarse label, a fine label, and the pixels.
-    """
-    classes = []
-    with reading(path, "CIFAR-100's binary version (161 MB)",
-                 f"fetch https://www.cs.toronto.edu/~kriz/{CIFAR_100}"):
-        if (found := sha256(path)) != CIFAR_100_SHA256:
-            raise ValueError(f"SHA-256 {found}, expected {CIFAR_100_SHA256}")
-        with tarfile.open(path) as archive:
-            for part, each in (("train", 500), ("test", 100)):
-                member = archive.extractfile(f"cifar-100-binary/{part}.bin")
-                records = np.frombuffer(member.read(), np.uint8).reshape(-1, 2 + 3 * 32 * 32)
-                order = np.argsort(records[:, 1], kind="stable")
-                if not (np.bincount(records[:, 1], minlength=100) == each).all():
-                    raise ValueError(f"{part}.bin does not have {each} images of each class")
-                classes.append(records[order, 2:].reshape(100, each, 3, 32, 32))
-    return torch.from_numpy(np.concatenate(classes, axis=1))

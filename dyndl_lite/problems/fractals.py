@@ -2,8 +2,8 @@
 
 Kataoka et al. (2020, "Pre-training without natural images") take a fractal for a class: its shape
 is fixed by a few affine maps (an iterated function system, Barnsley 1988), and an image of the
-class has maps that differ a little. So there are as many classes as anybody wants, without
-a download, and what tells two of them apart is their shape.
+class has maps that differ a little. So there are as many classes as anybody wants, without a
+download, and what tells two of them apart is their shape.
 """
 
 import math
@@ -24,21 +24,17 @@ class Fractals:
     """A collection of classes of generated colour images.
 
     A picture is an iterated function system of three maps, each near those of its class, drawn in
-    one colour on another, mirrored or not, shifted, with noise. The colours tell nothing but
-    that the figure tends to be lighter than its ground: so there is something for a linear
-    classifier to hold on to, and much more for one that sees shapes.
+    one colour on another, mirrored or not, shifted, with noise. The colours tell nothing but that
+    the figure tends to be lighter than its ground: so there is something for a linear classifier to
+    hold on to, and much more for one that sees shapes.
 
     Parameters
     ----------
-    side : int
-        Pixels from left to right, and from top to bottom.
-    classes, images : int
-        How many there are, and how many pictures of each.
-    seed : int
-        Another seed gives other classes.
+    side, classes, images, seed : int
+        Pixels of a side, how many classes, how many pictures of each; another seed gives others.
     variation : float
-        How far a picture's maps may be from those of its class, as a share of how far those of
-        two classes may be from each other.
+        How far a picture's maps may be from those of its class, as a share of how far those of two
+        classes may be from each other.
     lighter : float
         How much lighter the figure is than its ground on average, from 0 to 1.
     noise : float
@@ -90,18 +86,10 @@ def draw(kind: Fractals, k: int) -> Tensor:
 
 
 def affine_maps(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn six numbers around -1 to 1 into an affine map that draws points together.
+    """Turn six numbers [..., 6] around -1 to 1 into an affine map that draws points together.
 
-    Parameters
-    ----------
-    u : tensor [..., 6]
-        Two angles, two lengths, a shift.
-
-    Returns
-    -------
-    A : tensor [..., 2, 2]
-        A turn, a shortening along both axes, and another turn.
-    b : tensor [..., 2]
+    They are two angles, two lengths and a shift. The map is a turn, a shortening along both axes
+    and another turn, A [..., 2, 2], and the shift, b [..., 2].
     """
 
     def turn(share):
@@ -116,14 +104,8 @@ def affine_maps(u: Tensor) -> tuple[Tensor, Tensor]:
 def attractor(A: Tensor, b: Tensor) -> Tensor:
     """Send a point through every word of maps: where they end is the fractal.
 
-    Parameters
-    ----------
-    A, b : tensors [images, maps, 2, 2] and [images, maps, 2]
-
-    Returns
-    -------
-    tensor [images, points, 2]
-        Centred, and as wide as all others.
+    Maps A [images, maps, 2, 2] and b [images, maps, 2] give points [images, points, 2], centred,
+    and as wide as all others.
     """
     points = torch.zeros(len(A), 1, 2)
     for _ in range(_DEPTH):
@@ -135,10 +117,7 @@ def attractor(A: Tensor, b: Tensor) -> Tensor:
 def density(points: Tensor, side: int) -> Tensor:
     """Count the points [images, points, 2] in each pixel of a picture from -1 to 1.
 
-    Returns
-    -------
-    tensor [images, side, side]
-        Logarithm of 1 + the count, the fullest pixel of a picture 1.
+    Gives the logarithm of 1 + the count [images, side, side], the fullest pixel of a picture 1.
     """
     row, column = ((points + 1) * (side / 2)).floor().unbind(-1)
     inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)

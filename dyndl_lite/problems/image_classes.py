@@ -43,6 +43,8 @@ class ClassPairs(Stream):
     together: int = 2
     device: str = field(default="cpu", repr=False)
 
+    kind = "class pairs"
+
     def __post_init__(self):
         for images in (self.learned_from(task) * self.together for task in (0, 1)):
             if images % self.minibatch:
@@ -55,7 +57,7 @@ class ClassPairs(Stream):
     @property
     def name(self) -> str:
         """The kind of task, and the images."""
-        return f"class pairs of {self.collection.name}"
+        return f"{self.kind} of {self.collection.name}"
 
     @property
     def digest(self) -> str:
@@ -127,12 +129,9 @@ class ClassPairs(Stream):
         return in_pieces(piece, start, count)
 
     def test(self, seeds: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """Give the held-back images of the task that is over at time t.
+        """Give the held-back images of the task that is over at time t, and their labels.
 
-        Returns
-        -------
-        X : tensor [runs, images, 3, side, side], from -1 to 1
-        Y : int64 tensor [runs, images]
+        They are X [runs, images, 3, side, side], from -1 to 1, and Y [runs, images].
         """
         task, _ = self.task(t - 1)
         pictures = _pictures(self, seeds, task)[:, :, self.train:self.train + self.held_back]
@@ -150,17 +149,12 @@ class WarmStart(ClassPairs):
 
     together: int = 10
 
-    @property
-    def name(self) -> str:
-        """The kind of task, and the images."""
-        return f"half, then all, of {self.collection.name}"
+    kind = "half, then all,"
 
     def classes(self, seeds: Tensor, task: int) -> Tensor:
-        """Give the classes, the same in both tasks, [runs, together]."""
         return super().classes(seeds, 0)
 
     def learned_from(self, task: int) -> int:
-        """Give the number of images a class that a task shows."""
         return self.train if task else self.train // 2
 
 
@@ -184,18 +178,13 @@ class ClassIncremental(ClassPairs):
     tasks: int = 20
     augmented: bool = False
 
-    @property
-    def name(self) -> str:
-        """The kind of task, and the images."""
-        return f"growing classes of {self.collection.name}"
+    kind = "growing classes"
 
     @property
     def outputs(self) -> int:
-        """Number of outputs that the learner needs."""
         return self.together * self.tasks
 
     def begins(self, t: Tensor) -> Tensor:
-        """Say whether a task begins at time t."""
         return self.increment(t)[1] == 0
 
     def increment(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,7 +195,6 @@ class ClassIncremental(ClassPairs):
         return number, (t - began) / (self.task_length * (number + 1))
 
     def task(self, t: int) -> tuple[int, int]:
-        """Give the number of the task at time t, and its first time."""
         number = began = 0
         while t >= began + (number + 1) * self.task_length:
             number, began = number + 1, began + (number + 1) * self.task_length
@@ -223,7 +211,6 @@ class ClassIncremental(ClassPairs):
         return order[:, :(task + 1) * self.together]
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Give X [count, runs, *shape], from -1 to 1, and labels [count, runs, minibatch]."""
         X, Y = super().examples(seeds, start, count)
         return augment(X, seeds, start) if self.augmented else X, Y
 
@@ -231,21 +218,14 @@ class ClassIncremental(ClassPairs):
 def augment(X: Tensor, seeds: Tensor, start: int) -> Tensor:
     """Mirror every image or not, and shift it by up to an eighth of its side, both at random.
 
-    What comes in from outside is the image reflected at its border. Published too, and not done here:
-    turns by up to 15 degrees.
-
-    Parameters
-    ----------
-    X : tensor [count, runs, minibatch, 3, side, side]
-    seeds : tensor [runs]
-    start : int
-        Time of the first of the minibatches.
+    What comes in from outside is the image reflected at its border. Published too, and not done
+    here: turns by up to 15 degrees. X is [count, runs, minibatch, 3, side, side], its first
+    minibatch that of time `start`.
     """
     count, runs, minibatch, _, side, _ = X.shape
     t = torch.arange(start, start + count, device=X.device)[:, None, None, None]
     image = torch.arange(minibatch, device=X.device)[:, None]
-    seeds = seeds[:, None, None]
-    most = side // 8
+    seeds, most = seeds[:, None, None], side // 8
     shifts = random.uniform(seeds, random.SHIFTED, t, image, torch.arange(2, device=X.device))
     shifts = (shifts * (2 * most + 1)).long() - most  # [count, runs, minibatch, 2]
     where = torch.arange(side, device=X.device) + shifts[..., None]
@@ -264,8 +244,7 @@ def _scaled(pixels: Tensor) -> Tensor:
 
 def _pictures(stream: ClassPairs, seeds: Tensor, task: int) -> Tensor:
     """Give the pictures of a task's classes, uint8 [runs, classes, images, 3, side, side]."""
-    needed = stream.train + stream.held_back
-    runs = []
+    runs, needed = [], stream.train + stream.held_back
     for classes in stream.classes(seeds.cpu(), task).tolist():
         of = [stream.collection.of(k) for k in classes]
         for k, pictures in zip(classes, of):

@@ -63,7 +63,6 @@ class PermutedImages(Stream):
         return task
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Give X [count, runs, pixels] and labels Y [count, runs] from time `start` on."""
         def piece(t, most):  # within one pass of one task
             task, within = divmod(t, self.task_length)
             a_pass, first = divmod(within, len(self.images))
@@ -78,8 +77,7 @@ class PermutedImages(Stream):
 
 
 @lru_cache(maxsize=4)
-def _task(seeds: tuple, device, pixels: int, images: int, permutation: int, task: int,
-          a_pass: int):
+def _task(seeds: tuple, device, pixels: int, images: int, permutation: int, task: int, a_pass: int):
     """Order of the pixels of a task and of the images of one of its passes, for every run."""
     seeds = torch.tensor(seeds, device=device)
     return (random.permutation(seeds, pixels, random.PIXELS, permutation),

@@ -19,16 +19,9 @@ from dyndl_lite.problems.regression import SlowlyChangingRegression
 class RecurringContexts(SlowlyChangingRegression):
     """Slowly-changing regression that returns to a few fixed patterns of its slow bits.
 
-    Target and fast bits are those of `SlowlyChangingRegression`. The slow bits are a context: one
-    of `contexts` random patterns (of the 2^15, so two are hardly ever the same), which are
-    visited in turn.
-
-    Parameters
-    ----------
-    flip_period : int
-        Examples a visit.
-    contexts : int
-        Patterns, drawn once for each seed.
+    Target and fast bits are those of `SlowlyChangingRegression`; `flip_period` is the length of a
+    visit. The slow bits are a context: one of `contexts` random patterns (of the 2^15, so two are
+    hardly ever the same), drawn once for each seed and visited in turn.
     """
 
     flip_period: int = 5_000
@@ -37,7 +30,6 @@ class RecurringContexts(SlowlyChangingRegression):
     name = "recurring contexts"
 
     def slow(self, seeds: Tensor, periods: Tensor) -> Tensor:
-        """Give the slow bits [periods, runs, slow_bits] (0 or 1) of some visits."""
         where = torch.arange(self.slow_bits, device=seeds.device)
         context = (periods % self.contexts)[:, None, None]
         return random.bits(seeds[:, None], random.CONTEXT, context, where) >> 31
@@ -45,19 +37,13 @@ class RecurringContexts(SlowlyChangingRegression):
 
 @dataclass(frozen=True, eq=False)
 class ReturningImages(PermutedImages):
-    """Permuted images whose permutations return, in turn; the images come in a new order.
+    """Permuted images whose orders of the pixels return, in turn; the images come in a new order.
 
-    Parameters
-    ----------
-    images, labels, task_length, name
-        As for `PermutedImages`; a task is a visit.
-    permutations : int
-        Orders of the pixels, drawn once for each seed.
+    A task is a visit; there are `permutations` orders of the pixels, drawn once for each seed.
     """
 
     name: str = "returning images"
     permutations: int = 5
 
     def permutation(self, task: int) -> int:
-        """Give the number of a task's order of the pixels."""
         return task % self.permutations

@@ -14,17 +14,16 @@ from dyndl_lite.problems.stream import in_pieces, Stream
 class SlowlyChangingRegression(Stream):
     """Slowly-changing regression (Dohare et al. 2021, section 2.1; 2024, Methods).
 
-    Inputs are 20 bits: 15 slow ones, of which one flips every `flip_period` examples, and
-    5 that are drawn afresh every example. The target is a fixed random network of 100 linear
-    threshold units with weights of +1 and -1, too large for the learner to represent, so the
-    best approximation keeps moving.
+    Inputs are 20 bits: 15 slow ones, of which one flips every `flip_period` examples, and 5 that
+    are drawn afresh every example. The target is a fixed random network of 100 linear threshold
+    units with weights of +1 and -1, too large for the learner to represent, so the best
+    approximation keeps moving.
 
     Parameters
     ----------
-    bits, slow_bits : int
+    bits, slow_bits, target_units : int
     flip_period : int
         Examples between two changes.
-    target_units : int
     beta : float
         Threshold of the target's units: (bits + 1) beta - (how many of the weights from the
         bits are negative).
@@ -81,11 +80,8 @@ class SlowlyChangingRegression(Stream):
         return units.to(X.dtype) @ V[:, :n, None] + V[:, None, n:]
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Give X [count, runs, bits] and Y [count, runs, 1] from time `start` on.
-
-        Within a flip period only the fast bits vary, so all 2^(fast bits) examples of a period
-        are worked out once and then looked up.
-        """
+        # Within a flip period only the fast bits vary, so all 2^(fast bits) examples of a period
+        # are worked out once and then looked up.
         fast_bits, run = self.bits - self.slow_bits, torch.arange(len(seeds), device=seeds.device)
 
         def piece(t, most):  # within one flip period

@@ -10,8 +10,8 @@ from torch import Tensor
 class Stream(Protocol):
     """A problem, for many runs at once; its ``repr`` tells two of them apart.
 
-    It may also have ``shape`` and ``label_shape`` where one example is a whole minibatch, ``digest``
-    where it holds data, and ``test(seeds, t)``, which gives X and Y that are held back.
+    It may also have ``shape`` and ``label_shape`` where one example is a whole minibatch,
+    ``digest`` where it holds data, and ``test(seeds, t)``, which gives X and Y that are held back.
     """
 
     name: str
@@ -23,7 +23,10 @@ class Stream(Protocol):
         return self
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Give X [count, runs, inputs] and Y [count, runs, outputs], or labels [count, runs]."""
+        """Give X [count, runs, inputs] and Y [count, runs, outputs] from time `start` on.
+
+        Of a classification Y are labels [count, runs], int64.
+        """
 
 
 def in_pieces(piece: Callable, start: int, count: int) -> tuple[Tensor, Tensor]:
@@ -39,53 +42,34 @@ def in_pieces(piece: Callable, start: int, count: int) -> tuple[Tensor, Tensor]:
 def check(stream, X: Tensor, Y: Tensor, start: int, asked: tuple[int, int] | None = None) -> None:
     """Refuse examples that no learner should see.
 
-    Parameters
-    ----------
-    stream
-    X, Y : tensors
-        As its method ``examples`` gave them.
-    start : int
-        Time of the first.
-    asked : (int, int), optional
-        The steps and runs that were asked for.
-
-    Raises
-    ------
-    ValueError
-        Naming the stream and the step, if a value is NaN or infinite, if an input or target
-        has the wrong size, or if a label is out of range.
+    X and Y are what the stream's ``examples`` gave, from time `start` on, when `asked` for so many
+    steps and runs. A number that is NaN or infinite, a wrong shape, or a label out of range is a
+    ValueError that names the stream and the step.
     """
-    where = f"stream {stream.name!r}, step"
-    runs = asked or tuple(X.shape[:2])
+    where, runs = f"stream {stream.name!r}, step", asked or tuple(X.shape[:2])
     # An example may be a whole minibatch (`image_classes`): then x and the labels have a shape.
     x_shape, label_shape = shapes(stream)
     if X.shape != (*runs, *x_shape) or Y.shape[:2] != runs:
         expected = ", ".join(map(str, [*(asked or ("steps", "runs")), *x_shape]))
-        raise ValueError(f"{where} {start}: examples of shape X {tuple(X.shape)}, "
-                         f"Y {tuple(Y.shape)}; expected [{expected}] and the same steps and runs "
-                         "in Y")
-    if Y.is_floating_point():
-        if Y.ndim != 3 or Y.shape[2] != stream.outputs:
-            raise ValueError(f"{where} {start}: targets of shape {tuple(Y.shape)}; expected "
-                             f"[steps, runs, {stream.outputs}]")
-        in_range = torch.isfinite(Y.sum())
-        wrong = "NaN or infinite input or target"
-    else:
-        if Y.shape[2:] != label_shape:
-            expected = ", ".join(["steps", "runs", *map(str, label_shape)])
-            raise ValueError(f"{where} {start}: labels of shape {tuple(Y.shape)}; expected "
-                             f"[{expected}] (or targets in floating point)")
-        in_range = (Y.min() >= 0) & (Y.max() < stream.outputs)
-        wrong = f"NaN or infinite input, or a label outside 0..{stream.outputs - 1}"
+        raise ValueError(f"{where} {start}: examples of shape X {tuple(X.shape)}, Y {tuple(Y.shape)}; "
+                         f"expected [{expected}] and the same steps and runs in Y")
+    real = Y.is_floating_point()
+    y_shape = (stream.outputs,) if real else label_shape
+    if Y.shape[2:] != y_shape:
+        expected = ", ".join(map(str, ["steps", "runs", *y_shape]))
+        kind, hint = ("targets", "") if real else ("labels", " (or targets in floating point)")
+        raise ValueError(f"{where} {start}: {kind} of shape {tuple(Y.shape)}; expected "
+                         f"[{expected}]{hint}")
+    in_range = torch.isfinite(Y.sum()) if real else (Y.min() >= 0) & (Y.max() < stream.outputs)
     if torch.isfinite(X.sum()) & in_range:  # as good as a look at each number, and faster
         return
-    good = torch.isfinite(X).flatten(2).all(2)
-    fit = torch.isfinite(Y) if Y.is_floating_point() else (Y >= 0) & (Y < stream.outputs)
-    good &= fit.reshape(*runs, -1).all(2)
+    fit = torch.isfinite(Y) if real else (Y >= 0) & (Y < stream.outputs)
+    good = torch.isfinite(X).flatten(2).all(2) & fit.reshape(*runs, -1).all(2)
     if not good.all():  # a sum may also overflow where all is well
         step, run = (~good).nonzero()[0].tolist()
-        raise ValueError(f"{where} {start + step}, run {run}: {wrong}; mend the data and run "
-                         "again")
+        wrong = "input or target" if real else f"input, or a label outside 0..{stream.outputs - 1}"
+        raise ValueError(f"{where} {start + step}, run {run}: NaN or infinite {wrong}; mend the data "
+                         "and run again")
 
 
 def shapes(stream) -> tuple[tuple[int, ...], tuple[int, ...]]:

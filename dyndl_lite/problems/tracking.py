@@ -21,14 +21,9 @@ def normal(seed: Tensor, *counters: Tensor | int) -> Tensor:
 class FlippingSigns(Stream):
     """Sutton's test of IDBD (1992): a sum of a few inputs, whose signs keep flipping.
 
-    Inputs are normal with mean 0 and variance 1. The target is the sum of the first of them,
-    each times +1 or -1; every `flip_period` examples one of these signs flips. The others are
-    irrelevant for ever: their best step size is 0.
-
-    Parameters
-    ----------
-    inputs, relevant : int
-    flip_period : int
+    Inputs are normal with mean 0 and variance 1. The target is the sum of the first of them, the
+    `relevant` ones, each times +1 or -1; every `flip_period` examples one of these signs flips. The
+    others are irrelevant for ever: their best step size is 0.
     """
 
     inputs: int = 20
@@ -47,7 +42,6 @@ class FlippingSigns(Stream):
         return 1.0 - 2.0 * (flips.cumsum(0)[periods] % 2)
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Give X [count, runs, inputs] and Y [count, runs, 1] from time `start` on."""
         time = torch.arange(start, start + count, device=seeds.device)
         where = torch.arange(self.inputs, device=seeds.device)
         X = normal(seeds[:, None], random.SIGNALS, time[:, None, None], where)
@@ -59,16 +53,9 @@ class FlippingSigns(Stream):
 class RandomWalks(Stream):
     """Weights that wander, each at its own pace, seen through noise: Kalman knows the step sizes.
 
-    Inputs take turns: one of them is 1, the others 0. The target is the position of the walk
-    that has its turn plus noise; before each turn it moves up or down by its drift.
-
-    Parameters
-    ----------
-    inputs : int
-    slowest, fastest : float
-        Drifts of the first and the last walk; those between are evenly spaced in their logs.
-    noise : float
-        Standard deviation of what is added to the position.
+    Inputs take turns: one of them is 1, the others 0. The target is the position of the walk that
+    has its turn plus noise; before each turn it moves up or down by its drift. Drifts run from
+    `slowest` to `fastest`, evenly spaced in their logs; `noise` is a standard deviation.
     """
 
     inputs: int = 20
@@ -101,7 +88,6 @@ class RandomWalks(Stream):
         return [(q + math.sqrt(q**2 + 4 * q * r)) / 2 + r for q in (d**2 for d in self.drifts)]
 
     def examples(self, seeds: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Give X [count, runs, inputs] and Y [count, runs, 1] from time `start` on."""
         time = torch.arange(start, start + count, device=seeds.device)
         turn, walk = time // self.inputs, time % self.inputs
         walks = _walks(tuple(seeds.tolist()), seeds.device, self.inputs,
