@@ -56,7 +56,7 @@ class Optimiser(NamedTuple):
 
     Its state is ``{"per_weight": {name: tree like params}, "initial": {name: tree like params},
     "own": dict}``. Where a weight begins anew, whatever is kept per weight becomes 0 and whatever
-    is initial becomes the new weight itself (`reset_optimizer_state`); its own it keeps.
+    is initial becomes the new weight itself (`replace_units`); its own it keeps.
     """
 
     init: Callable  # params, seed -> state
