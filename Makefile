@@ -12,9 +12,10 @@ EXTRAS := test$(shell command -v $(firstword $(CXX)) >/dev/null || command -v cl
 run: $(READY)
 	$(VENV)/bin/dyndl run all --jobs 2 --out build
 
-# Two processes; a file's tests stay together, for they share what was costly to make.
+# Two processes, of one thread each: two of two would wait for each other, up to six times as long.
+# A file's tests stay together, for they share what was costly to make.
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt
