@@ -1,6 +1,7 @@
 """The drivers: equal numbers on every one, compiled once and kept, and aloud where that fails."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -251,6 +252,16 @@ def test_without_a_compiler_the_line_says_how_to_get_one(tmp_path):
     line, notice = out.splitlines()
     assert "none does not run" in line and "pip install ziglang intel-openmp" in line
     assert "uncompiled" in notice and "pip install ziglang" in notice
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("g++", "as", "ld"))), reason="needs g++")
+def test_a_compiler_is_enough_without_the_command_openssl(tmp_path):
+    """Torch asks it for the digests of headers that it compiles before all else."""
+    for command in ("g++", "as", "ld"):
+        (tmp_path / command).symlink_to(shutil.which(command))
+    out = child("drivers.make('scan', decay)(*work('w'))",
+                PATH=str(tmp_path), CXX=str(tmp_path / "g++"))
+    assert out == ""  # no notice of a loop that is not kept, or not compiled
 
 
 def test_what_runs_on_a_card_is_up_to_date(monkeypatch, capsys):

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import warnings
@@ -56,7 +57,10 @@ def options() -> dict:
     if compiler() is None:
         raise RuntimeError("No working C++ compiler")
     # The processor's instructions are known: to try each one takes the compiler half a minute.
-    return {"cpp.cxx": (None, compiler()), "cpp.vec_isa_ok": True}
+    given = {"cpp.cxx": (None, compiler()), "cpp.vec_isa_ok": True}
+    if shutil.which("openssl") is None:  # torch asks that command for the digests of its headers
+        given |= {"aot_inductor.precompile_headers": False, "cpp_cache_precompile_headers": False}
+    return given
 
 
 def _zig() -> str | None:
