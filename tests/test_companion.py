@@ -420,7 +420,7 @@ def test_bench_prints_a_table_and_writes_json(root, capsys, monkeypatch):
         return [{"work": "scr", "learner": "backprop", "runs": 300, "rate": 1e7, "loop_rate": 2e3,
                  "ratio": 5e3}]
 
-    monkeypatch.setattr("dyndl_lite.bench.everything", everything)
+    monkeypatch.setattr("dyndl_lite.bench.report.everything", everything)
     assert main.main(["bench", "--rounds", "2", "--quick"]) == 0
     assert asked == [(2, True)]
     assert "10,000,000.0" in capsys.readouterr().out

@@ -5,14 +5,6 @@ import time
 from collections.abc import Callable
 
 
-def everything(rounds: int = 5, quick: bool = False) -> list[dict]:
-    """Time what `dyndl bench` does: learners, then streaming agents and PPO."""
-    from dyndl_lite.bench import rl, supervised  # they import this module
-
-    return (supervised.measure(rounds, quick) + rl.measure(rounds, quick)
-            + rl.measure_ppo(rounds, quick))
-
-
 def row(work: str, learner: str, runs: int, rounds: int, ours: tuple[int, Callable],
         theirs: tuple[int, Callable]) -> dict:
     """Let two take turns; give the medians of our rates, of theirs, and of their ratios.

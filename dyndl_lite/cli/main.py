@@ -181,7 +181,7 @@ def bench(arguments: argparse.Namespace) -> None:
     """Measure, print and keep the rates."""
     import pandas as pd
 
-    from dyndl_lite.bench import everything
+    from dyndl_lite.bench.report import everything  # it imports torch, which takes seconds
 
     rows = everything(rounds=arguments.rounds, quick=arguments.quick)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:,.1f}".format))
