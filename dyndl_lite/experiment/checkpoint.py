@@ -10,19 +10,21 @@ from dyndl_lite.files import atomic
 
 def save(path: Path, state: dict) -> None:
     """Write a dict of tensors and numbers; the file is replaced whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(_whole(state).getbuffer())
+
+
+def _whole(state: dict) -> io.BytesIO:
     whole = io.BytesIO()  # torch's own writer would hide a full disk in a RuntimeError
     torch.save(state, whole)
-    with atomic(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
+    whole.seek(0)
+    return whole
 
 
 def check(state: dict, name: str) -> None:
     """Raise ValueError if a state could not be read back from a file."""
     try:
-        whole = io.BytesIO()
-        torch.save(state, whole)
-        whole.seek(0)
-        torch.load(whole, weights_only=True)
+        torch.load(_whole(state), weights_only=True)
     except Exception as error:  # torch and pickle raise many kinds
         raise ValueError(f"{name!r} cannot be kept in a checkpoint ({str(error).splitlines()[0]}): "
                          "let it hold dicts, lists, tensors and numbers, or give no folder") from error
