@@ -4,6 +4,7 @@ import sys
 import time
 
 import torch
+from test_seam import pictures
 from torch.utils._pytree import tree_leaves
 
 from dyndl_lite.algorithms.backprop import backprop, conv_backprop
@@ -15,7 +16,7 @@ from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, momentum, upgd
 from dyndl_lite.algorithms.regularisers import weight_clipping, with_noise
 from dyndl_lite.algorithms.resets import conv_resetting, resetting
 from dyndl_lite.algorithms.step_sizes import autostep, idbd, linear, per_unit, steady
-from dyndl_lite.algorithms.task_resets import renewed
+from dyndl_lite.algorithms.task_resets import renewed, RENEWALS
 from dyndl_lite.dynamic.decentralised import decentralised
 from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import drivers, ensemble
@@ -41,7 +42,7 @@ LEARNERS = COMPILED | {
        for after in (weight_clipping(), with_noise)},
     **{f"backprop with {kind}": (backprop_with(kind, SMALL), {}) for kind in KINDS},
     **{f"begun anew: {renewal}": (renewed(backprop(SMALL), renewal), {"reset_period": 500})
-       for renewal in ("heads", "all", "shrink and perturb")},
+       for renewal in RENEWALS},
     "continual backprop, Nature": (continual_backprop(SMALL, **AS_IN_NATURE), BUSY),
     "continual backprop, released": (continual_backprop(SMALL, optimiser=adam, **AS_RELEASED), BUSY),
     "continual backprop, any utility": (continual_backprop(SMALL, utility=None),
@@ -72,16 +73,14 @@ EARLY_TOLERANCE, MEAN_TOLERANCE = 5e-3, 0.05
 
 
 class Minibatches:
-    """Eight small pictures an example, of two classes: a brighter upper or lower half."""
+    """The pictures of `test_seam` as a stream."""
 
     def to(self, device):
         return self
 
     def examples(self, seeds, t, steps):
-        g = torch.Generator().manual_seed(t)
-        Y = torch.randint(2, (steps, len(seeds), 8), generator=g)
-        X = 0.3 * torch.randn(steps, len(seeds), 8, 3, 8, 8, generator=g)
-        X[..., :4, :] += (2.0 * Y - 1)[..., None, None, None]
+        X, Y = map(torch.stack, zip(*pictures(steps * len(seeds), seed=t)))
+        X, Y = (a.unflatten(0, (steps, len(seeds))) for a in (X, Y))
         return X.to(seeds.device), Y.to(seeds.device)
 
 

@@ -53,9 +53,9 @@ def points(steps):
     return itertools.islice(itertools.cycle(zip(X, X[:, :1] - X[:, 1:2].abs())), steps)
 
 
-def pictures(steps):
+def pictures(steps, seed=0):
     """Minibatches of two classes: a brighter upper or lower half."""
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         y = torch.randint(2, (8,), generator=g)
         x = 0.3 * torch.randn(8, 3, 8, 8, generator=g)
