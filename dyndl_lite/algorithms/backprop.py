@@ -31,9 +31,14 @@ def backprop(sizes: tuple[int, ...], activation: str = "relu", loss: Callable = 
 
 def conv_backprop(layout: Layout, optimiser: Optimiser = momentum,
                   after: tuple[Intervention, ...] = ()) -> Learner:
-    """Make a backprop learner of minibatches of images; parameters are those of `backprop`.
+    """Make a backprop learner of minibatches of images.
 
-    A layout without channels and hidden units is the linear classifier.
+    Parameters
+    ----------
+    layout : Layout
+        Without channels and hidden units it is the linear classifier.
+    optimiser, after
+        As for `backprop`.
     """
     return named("conv_backprop", learner(cnn(layout), minibatch_cross_entropy, optimiser, *after))
 

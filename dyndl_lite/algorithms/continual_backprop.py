@@ -101,8 +101,11 @@ def least_useful(utility: str | None = "contribution", activation: str = "relu",
                  survives: tuple[str, ...] = (), chains: Chains = ONE_CHAIN) -> Intervention:
     """Continual backprop's intervention; parameters are those of `continual_backprop`.
 
-    Its settings are ``replacement_rate`` (share of the mature units replaced each step),
-    ``utility_decay`` (eta) and ``maturity_threshold`` (steps).
+    Returns
+    -------
+    Intervention
+        With the settings ``replacement_rate`` (share of the mature units replaced each step),
+        ``utility_decay`` (eta) and ``maturity_threshold`` (steps).
     """
     if utility is not None and utility not in UTILITIES:
         raise ValueError(f"utility {utility!r} is unknown: use one of {list(UTILITIES)}")

@@ -68,18 +68,23 @@ def _check(setting: dict, hidden: tuple[int, ...]) -> None:
 
 
 def unit_reset(criterion: str, activation: str = "relu") -> Intervention:
-    """Reset the units that a criterion names; ValueError if it is unknown.
+    """Reset the units that a criterion names.
 
-    ``"redo"``: every `reset_period` steps, a unit is dormant if its mean activity since the last
-    check is at most `dormancy` times the mean of its layer (Sokar et al. 2023, Definition 3.1).
-    ``"self_normalised"``: a unit is too long silent if so long a silence has a probability of at
-    most `rejection`, where silences are taken to be geometric with the mean of the unit's own past;
-    silences of up to `maturity_threshold` always pass. (Farias and Jozefiak 2024 have such a test
-    of the unit's own past too; their released code compares the silence with a percentile of the
-    silences that the unit itself has had, which needs no distribution, but a memory of them.)
+    ``"redo"``: every `reset_period` steps, a unit is dormant if its mean activity since the
+    last check is at most `dormancy` times the mean of its layer (Sokar et al. 2023, Definition
+    3.1). ``"self_normalised"``: a unit is too long silent if so long a silence has a probability
+    of at most `rejection`, where silences are taken to be geometric with the mean of the unit's
+    own past; silences of up to `maturity_threshold` always pass. (Farias and Jozefiak 2024 have such a
+    test of the unit's own past too; their released code compares the silence with a percentile of
+    the silences that the unit itself has had, which needs no distribution, but a memory of them.)
 
     In a layer one unit is reset at a step: if more are wanted, the others follow in the next steps.
     A unit's activity in a minibatch is its mean magnitude there; it is silent if it fires nowhere.
+
+    Raises
+    ------
+    ValueError
+        If the criterion is unknown.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion {criterion!r} is unknown: use one of {list(CRITERIA)}")

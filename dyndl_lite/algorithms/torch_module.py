@@ -43,8 +43,14 @@ class ContinualBackprop:
         Any that keeps its state for each parameter (not L-BFGS).
     example : tensor, or tuple of arguments
         An input, to see which layer hears which; a minibatch of one will do.
-    replacement_rate, utility, utility_decay, maturity_threshold
-        As for `continual_backprop`; the threshold is in steps.
+    replacement_rate : float
+        Share of a layer's mature units replaced each step.
+    utility : str
+        A name in `continual_backprop.UTILITIES`.
+    utility_decay : float
+        Of the running averages.
+    maturity_threshold : float
+        Steps before a unit may be replaced.
     pairs : list of (layer, listener), optional
         Names, as in ``model.named_modules()``, of the hidden layers to treat; None for all.
     seed : int

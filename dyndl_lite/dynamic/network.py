@@ -64,7 +64,7 @@ def run(params: dict, level: Tensor, x: Tensor, depth: int) -> Tensor:
 
 def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
                     depth: int = 1) -> Learner:
-    """Make a dynamic network: inputs and outputs, and room for hidden units; it has `SETTINGS`.
+    """Make a dynamic network: inputs and outputs, and room for hidden units.
 
     Parameters
     ----------
@@ -74,8 +74,13 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     loss : function
         `squared_error` or `cross_entropy`.
     depth : int
-        Most levels of hidden units. Those with an output as master are of the highest level; with
-        more than one, hidden units of the backbone can be masters too, of units below.
+        Most levels of hidden units. Those with an output as master are of the highest level;
+        with more than one, hidden units of the backbone can be masters too, of units below.
+
+    Returns
+    -------
+    Learner
+        With the settings of `SETTINGS`.
 
     Raises
     ------

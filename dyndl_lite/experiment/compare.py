@@ -93,9 +93,16 @@ def half_width(deviation, runs):
 
 
 def paired(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
-    """Mean of a - b, both indexed by seed, over the seeds that both have, with its 95 % interval.
+    """Mean of a - b over the seeds that both have, with its 95 % interval.
 
-    ValueError if they have no seed in common.
+    Parameters
+    ----------
+    a, b : Series indexed by seed
+
+    Raises
+    ------
+    ValueError
+        If they have no seed in common.
     """
     both = pd.concat([a, b], axis=1, join="inner").to_numpy()
     if len(both) == 0:

@@ -91,9 +91,18 @@ def measure(params: Params, activities: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def diagnose(params: Params, X: Tensor, activation: str = "relu") -> dict[str, Tensor]:
-    """Look inside one network with a hidden layer, as `measure` does.
+    """Look inside one network.
 
-    X [examples, inputs] is what to show it; the paper takes examples of the present task.
+    Parameters
+    ----------
+    params : list of (weights, biases), with at least one hidden layer
+    X : tensor [examples, inputs]
+        What to show it; the paper takes examples of the present task.
+    activation : str
+
+    Returns
+    -------
+    dict of scalar tensors, as `measure` gives it
     """
     return measure(params, vmap(lambda x: tuple(forward(params, x, activation)[1]))(X))
 

@@ -26,7 +26,10 @@ CHUNK, CHUNK_BYTES = 1_000, 64 * 2**20
 def grid(learner: Learner, **values: float | list[float]) -> list[dict[str, float]]:
     """Give every combination of some settings' values, the others at their defaults.
 
-    ValueError if a setting is unknown to the learner or cannot run.
+    Raises
+    ------
+    ValueError
+        If a setting is unknown to the learner or cannot run.
     """
     for name in values:
         if name not in learner.settings:
@@ -115,9 +118,14 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
 
 def live(stream, learner: Learner, values: dict, seeds: Iterable[int], steps: int,
          name: str = "nets", folder: str | Path | None = None, device: str = "auto") -> dict:
-    """Run one learner's ensemble, and give its nets [settings, runs, ...] as they are at the end.
+    """Run one learner's ensemble, and give its nets as they are at the end.
 
     Parameters are those of `run`.
+
+    Returns
+    -------
+    dict
+        What the learner remembers, each tensor [settings, runs, ...].
     """
     job, = _jobs(stream, {name: (learner, values)}, seeds, steps, steps, device)
     return loop.run(job, folder)[0]

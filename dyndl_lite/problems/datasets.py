@@ -50,7 +50,13 @@ class Images(NamedTuple):
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Give scikit-learn's 1 797 handwritten 8x8 digits [1797, 64], from 0 to 1, and labels."""
+    """Give the 1 797 handwritten 8x8 digits that come with scikit-learn.
+
+    Returns
+    -------
+    images : float32 tensor [1797, 64], from 0 to 1
+    labels : int64 tensor [1797]
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
