@@ -42,7 +42,7 @@ def double(life):
 
 
 @pytest.mark.parametrize("who, steps, changed", [
-    ("q", 900, {"exploration": 500, "epsilon": 0.1}),
+    ("q", 1_200, {"exploration": 500, "epsilon": 0.1}),
     ("q", 300, {"exploration": 500, **stream_x.CLASSIC, "step_size": 0.003, "cut": 0}),
     ("ac", 1_000, {}),
     ("ac", 300, {"normalise": 0, "sparsity": 0, "bounded": 0, "step_size": 0.01}),
@@ -51,7 +51,7 @@ def double(life):
 ])
 def test_the_same_life_as_a_plain_loop(who, steps, changed):
     """Agent and world, time limits and ends, over thousands of steps in all: the same numbers."""
-    agent, seed, world = AGENTS[who], 5, cart_pole._replace(limit=40)
+    agent, seed, world = AGENTS[who], 4, cart_pole._replace(limit=40)
     hyper = hyper_of(agent, **changed)
     start, step = interaction.interaction(agent, world)
     now = double(start(torch.tensor(seed), hyper))
@@ -65,7 +65,7 @@ def test_the_same_life_as_a_plain_loop(who, steps, changed):
     np.testing.assert_allclose(now["x"], x, rtol=1e-4, atol=1e-6)
     for name, net in zip(["critic", "actor"], nets):
         for (W, b), W_ref, b_ref in zip(now["agent"][name]["params"], net.W, net.b):
-            np.testing.assert_allclose(W, W_ref, rtol=1e-3, atol=1e-5)  # a thousand steps amplify rounding
+            np.testing.assert_allclose(W, W_ref, rtol=1e-3, atol=1e-5)  # 1 200 steps amplify rounding
             np.testing.assert_allclose(b, b_ref, rtol=1e-3, atol=1e-5)
 
 
