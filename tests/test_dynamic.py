@@ -22,7 +22,7 @@ from dyndl_lite.problems.regression import SlowlyChangingRegression
 pytestmark = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 
 LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
-SEED = 3
+SEED = 2
 # Everything happens every few dozen examples. No test leans on a default of the learner.
 BUSY = {
     "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
@@ -189,12 +189,9 @@ def test_everything_happens_in_the_lives_that_are_compared(life):
     assert len(life.events("born", room=False)) >= 20
     assert len(life.events("joins")) >= 20 and len(life.events("falls")) >= 20
     if life.depth > 1:
+        assert len(life.events("orphaned")) >= 1
         assert len(life.events("born", served="Unit")) >= 10
         assert len(life.events("born", served="Output")) >= 10
-
-
-def test_units_lose_their_master_in_a_life_that_is_compared():
-    assert any(lived(loss, 2).events("orphaned") for loss in LOSSES)  # it is rare
 
 
 def test_the_dynamic_network_agrees_with_the_textbook(life):
