@@ -255,7 +255,9 @@ class Dynamic:
             if unit.activity > 0:
                 for listener in self.listeners_of(unit):
                     weight, wants = listener.weight[unit], unit.wants(listener, self.hyper)
-                    unit.hunger += (weight + wants) * listener.hunger
+                    said = self.hyper["as_if"] * (unit.activity - unit.mean)
+                    as_if = listener.hunger - wants * listener.curvature * said
+                    unit.hunger += weight * listener.hunger + wants * as_if
                     unit.curvature += (weight**2 + wants**2) * listener.curvature
 
     def perhaps_give_birth(self):
@@ -265,7 +267,8 @@ class Dynamic:
                 self.due -= 1
                 self.give_birth(self.place.index(None), room=True)
             return
-        mature = [unit for unit in self.units() if unit.age > self.hyper["maturity_threshold"]]
+        mature = [unit for unit in self.units() if unit.age > self.hyper["maturity_threshold"]
+                  and not (self.hyper["protection"] and unit.backbone)]
         hunger = min(max(abs(output.hunger) for output in self.outputs), 1.0)
         self.due += (self.hyper["replacement_rate"] * len(mature)
                      * (hunger if self.hyper["hungry_births"] else 1.0))

@@ -22,7 +22,7 @@ from dyndl_lite.problems.regression import SlowlyChangingRegression
 pytestmark = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 
 LOSSES = {"squared_error": squared_error, "cross_entropy": cross_entropy}
-SEED = 2
+SEED = 11
 # Everything happens every few dozen examples. No test leans on a default of the learner.
 BUSY = {
     "step_size": 0.1, "newcomer_step_size": 0.05, "meta_step_size": 0.02, "bound": 0.6,
@@ -32,11 +32,13 @@ BUSY = {
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
     "levelling": 0.7, "forgetting": 0.2, "hidden_forgetting": 0.1,
+    "as_if": 1.0, "protection": 0.0,
 }
 # The other way at every fork.
 OTHERWISE = [{"shadow": 0.6, "imprint": 0.4, "noise": 1.0, "centring": 0.0, "random_master": 1.0},
              {"regressed": 1.0, "propagation": 0.0, "joint": 0.0, "hungry_births": 0.0},
-             {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0}]
+             {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0, "as_if": 0.0},
+             {"protection": 1.0}]
 
 
 def double(tree):
@@ -285,6 +287,16 @@ def test_a_unit_joins_over_one_threshold_and_leaves_under_another(life):
     assert (between & was & now).any() and (between & alive & ~was & ~now).any()
 
 
+def test_with_protection_only_the_fringe_makes_way():
+    for protection, who in [(1.0, {False}), (0.0, {False, True})]:
+        life = lived("squared_error", 2, steps=800, protection=protection)
+        was, alive = life.before()["units"]["backbone"] > 0, life.before()["units"]["level"] > 0
+        share = life.received() * alive.sum(1, keepdim=True) / life.count
+        backbone = torch.where(was, share >= life.setting["leave"], share > life.setting["join"])
+        replaced = [(t - 1, k) for t, k in life.births() if alive[t - 1, k]]
+        assert len(replaced) >= 8 and {backbone[each].item() for each in replaced} == who
+
+
 def test_a_fringe_unit_says_no_more_than_its_listeners_admit(life):
     nets = life.before()
     units, W, V = nets["units"], nets["params"]["hidden"], nets["params"]["output"]
@@ -512,19 +524,31 @@ def test_the_shadow_fades_as_the_real_weight_grows():
 def test_hungers_of_the_talk():
     links = torch.tensor([[-1.0, 0.0]])  # of C for B, and for the newborn E
     wants = torch.tensor([[0.0, 1.0]])
-    delta, c = credit.hungers(links, wants, torch.tensor([True, True]), torch.ones(2),
+    delta, c = credit.hungers(links, wants, torch.tensor([True, True]), torch.zeros(2), torch.ones(2),
                                 torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [1.0, 1.0, 1.0]
-    delta, _ = credit.hungers(links, wants, torch.tensor([True, False]), torch.ones(2),
+    delta, _ = credit.hungers(links, wants, torch.tensor([True, False]), torch.zeros(2), torch.ones(2),
                                 torch.tensor([2.0]), torch.tensor([1.0]), 1)
     assert delta.tolist() == [2.0, -2.0, 0.0]
+
+
+def test_the_as_if_error_is_what_the_master_would_still_lack():
+    """The newborn E says 1.5 beyond its mean and wants to be heard with 1: of 2, .5 would be left."""
+    links, wants = torch.tensor([[-1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    delta, c = credit.hungers(links, wants, torch.tensor([True, True]), torch.tensor([0.0, 1.5]),
+                              torch.ones(2), torch.tensor([2.0]), torch.tensor([1.0]), 1)
+    assert delta.tolist() == [2.0, -2.0, 0.5] and c.tolist() == [1.0, 1.0, 1.0]
+    # As if it were real: the slope of the loss of a net whose weight is what E wants.
+    y, weight, said = torch.tensor(2.0), torch.tensor(1.0), torch.tensor(1.5, requires_grad=True)
+    (-(y - weight * said)**2 / 2).backward()
+    assert said.grad == delta[2]
 
 
 def test_hungers_reach_a_unit_below_its_master():
     """D serves B with a shadow weight of -1: it is told to be active, as B shall be less so."""
     links = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])  # of C, B and D for B and D
     wants = torch.tensor([[0.0, 0.0], [0.0, -1.0], [0.0, 0.0]])
-    delta, c = credit.hungers(links, wants, torch.tensor([True, True]), torch.tensor([2.0, 1.0]),
+    delta, c = credit.hungers(links, wants, torch.tensor([True, True]), torch.zeros(2), torch.tensor([2.0, 1.0]),
                                 torch.tensor([2.0]), torch.tensor([0.5]), 2)
     assert delta.tolist() == [2.0, -2.0, 2.0] and c.tolist() == [0.5, 0.5, 0.5]
 
@@ -609,7 +633,8 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
-        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03}
+        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03,
+        "as_if": 1.0, "protection": 1.0}
 
 
 def test_a_run_is_the_same_alone_and_among_others():

@@ -19,20 +19,25 @@ def with_bias(s: Tensor, weights: Tensor) -> Tensor:
     return torch.cat([s[:weights.shape[1] - 1], torch.ones_like(s[:1])])
 
 
-def hungers(links: Tensor, wants: Tensor, active: Tensor, level: Tensor, delta: Tensor,
-            c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+def hungers(links: Tensor, wants: Tensor, active: Tensor, said: Tensor, level: Tensor,
+            delta: Tensor, c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """Carry errors and curvatures back over real links, and over the shadow links.
 
+    Over a shadow link the *as-if error* goes back: what would be left of the master's error if it
+    heard the unit with the weight that is wanted. Without that, nothing tells a unit of the fringe
+    that it has said enough, and all that serve one master chase the same error.
+
     Links and wants [listeners, units] are real weights, and what the shadow weights add
-    (`shadow.wanting`); `active` [units] is the slope of the rectifier; delta and c [outputs] are
-    the local errors and curvatures of the outputs. It gives those of all, [outputs + units].
+    (`shadow.wanting`); `active` [units] is the slope of the rectifier; `said` [units] is what each
+    unit says beyond its mean, 0 where no as-if error is asked for; delta and c [outputs] are the
+    local errors and curvatures of the outputs. It gives those of all, [outputs + units].
     """
     outputs, none = delta.shape[0], torch.zeros_like(level)
     delta, c = torch.cat([delta, none]), torch.cat([c, none])
     for this in range(depth, 0, -1):
         here = torch.cat([torch.zeros_like(delta[:outputs]), active & (level == this)]) > 0
         told, bent = delta[:links.shape[0]], c[:links.shape[0]]
-        hunger = (links + wants).T @ told
+        hunger = (links + wants).T @ told - said * ((wants**2).T @ bent)
         curved = (links**2 + wants**2).T @ bent
         delta = torch.where(here, torch.cat([delta[:outputs], hunger]), delta)
         c = torch.where(here, torch.cat([c[:outputs], curved]), c)

@@ -45,6 +45,8 @@ SETTINGS = {
     "noise": 0.5,  # size of a newborn's random weights, 1: that of a random network
     "centring": 1.0,  # 0: weights are learned around zero, not around the mean
     "random_master": 0.0,  # 1: whoever, instead of the hungriest
+    "as_if": 0.0,  # 1: a shadow weight carries what it would leave of the master's error, not all of it
+    "protection": 0.0,  # 1: only units of the fringe make way for a newborn
     "regressed": 0.0,  # 1: shadow weights by regression, not of one size
     "propagation": 1.0,  # 0: a unit is worth its contribution, not its share of each output
 }
@@ -63,7 +65,7 @@ def run(params: dict, level: Tensor, x: Tensor, depth: int) -> Tensor:
 
 
 def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squared_error,
-                    depth: int = 1) -> Learner:
+                    depth: int = 1, grown: bool = True) -> Learner:
     """Make a dynamic network: inputs and outputs, and room for hidden units.
 
     Parameters
@@ -76,6 +78,9 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     depth : int
         Most levels of hidden units. Those with an output as master are of the highest level;
         with more than one, hidden units of the backbone can be masters too, of units below.
+    grown : bool
+        Whether it starts from nothing. False: from a random network, with a unit in every place,
+        the levels taking turns; nobody hears its units yet.
 
     Returns
     -------
@@ -114,11 +119,20 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
 
     def start(seed: Tensor) -> dict:
         shapes = {"hidden": (units, sources + 1), "output": (outputs, inputs + units + 1)}
-        zeros = {name: torch.zeros(shape, device=seed.device) for name, shape in shapes.items()}
-        memory = {name: {part: w.clone() for part in steady.memory} for name, w in zeros.items()}
+        params = {name: torch.zeros(shape, device=seed.device) for name, shape in shapes.items()}
+        memory = {name: {part: w.clone() for part in steady.memory} for name, w in params.items()}
         shadow, t = torch.zeros(listeners, units, device=seed.device), torch.zeros_like(seed)
-        return {"params": zeros, "memory": memory,
-                "units": population.new_units(units, inputs, seed.device), "shadow": shadow,
+        everyone = population.new_units(units, inputs, seed.device)
+        if not grown:
+            level = 1.0 + torch.arange(units, device=seed.device) % depth
+            place, source = torch.meshgrid(torch.arange(units, device=seed.device),
+                                           torch.arange(sources, device=seed.device), indexing="ij")
+            u = random.uniform(seed, random.WEIGHTS, place, source)
+            may = _may_hear(level, level, inputs)[:, :sources]
+            rows = torch.where(may, weight_bound(inputs, "relu") * (2 * u - 1), 0.0)
+            params["hidden"] = torch.cat([rows, params["hidden"][:, -1:]], 1)
+            everyone["level"] = level
+        return {"params": params, "memory": memory, "units": everyone, "shadow": shadow,
                 "seed": seed.clone(), "t": t, "fresh": fresh(seed, t)}
 
     def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
@@ -135,7 +149,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         units_, shadow = population.update_backbone(units_, received, links, net["shadow"], outputs,
                                                     hyper)
         wants = _wants(links, shadow, units_, hyper)
-        delta, c = hungers(links, wants, s[inputs:] > 0, units_["level"], -slope,
+        said = hyper["as_if"] * (s - units_["mean"])[inputs:]
+        delta, c = hungers(links, wants, s[inputs:] > 0, said, units_["level"], -slope,
                            CURVATURE[loss](output), depth)
         units_ = population.update_correlation(units_, shadow, s[inputs:], delta[:listeners], hyper)
         # Learn.
@@ -168,7 +183,7 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
                 "units": population.newborn(units_, place, level), "shadow": shadow,
                 "seed": seed, "t": t, "fresh": fresh(seed, t)}, score
 
-    description = f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}"
+    description = f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}{'' if grown else ' from a random network'}"
     return Learner(start, step, dict(SETTINGS), description, outputs, check)
 
 

@@ -108,6 +108,7 @@ def births(units: dict, received: Tensor, hunger: Tensor,
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])
+    mature = mature & ((units["backbone"] == 0) | (hyper["protection"] == 0))
     # Counted in floating point: integers and flags cost the compiled loop more than they say.
     room, grown = empty.to(age.dtype).sum() > 0, mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
