@@ -99,7 +99,43 @@ class Input(Source):
         return 1.0
 
 
+class Trial:
+    """What an output would be with another bound. It hears the same and takes the same step sizes."""
+
+    def __init__(self, times):
+        self.times, self.weight, self.bias, self.error = times, {}, 0.0, 0.0
+
+    def learn(self, output, alphas, M, forgetting):
+        for (source, mean), level, alpha, heard in zip(output.around.items(), output.levels, alphas[:-1],
+                                                       output.heard[:-1], strict=True):
+            turn = level * alpha / M * (self.error * heard - forgetting * self.weight[source])
+            self.weight[source] += turn
+            self.bias -= turn * mean
+        self.bias += alphas[-1] / M * self.error
+
+
 class Output(Listener):
+    def __init__(self, level):
+        super().__init__(level)
+        self.trials = [Trial(0.5), Trial(2.0)]
+
+    def hear(self, source, weight, memory):
+        super().hear(source, weight, memory)
+        for trial in self.trials:
+            trial.weight[source] = weight
+
+    def forget(self, source):
+        super().forget(source)
+        for trial in self.trials:
+            trial.bias += trial.weight.pop(source) * source.mean
+
+    def learn_trials(self, share, joint, hyper):
+        alphas = [hyper["step_size"] * math.exp(m["beta"]) for m in self.memories()]
+        for trial in self.trials:
+            beyond = max(abs(trial.error) - self.curvature, 0.0)
+            trial.learn(self, alphas, max(share / trial.times, joint, 1.0),
+                        hyper["forgetting"] * beyond)
+
     def saturation(self, most=np.inf):
         """What of the error, up to some most, the curvature of the loss does not show."""
         return max(min(abs(self.hunger), most) - self.curvature, 0.0)
@@ -150,6 +186,7 @@ class Dynamic:
                 output.hear(source, 0.0, new_weight())
         self.place = [None] * places
         self.due, self.t, self.log = 0.0, 0, []
+        self.bound, self.apart = hyper["bound"], 0.0
 
     def units(self):
         return [unit for unit in self.place if unit is not None]
@@ -171,6 +208,7 @@ class Dynamic:
         """Live through one example; give the score of the prediction."""
         prediction = self.predict(x)
         _, score, slope = reference.loss_and_slope(prediction, y, self.loss)
+        losses = self.try_bounds(y)
         for source in self.inputs + self.units():
             source.watch(self.hyper)
         self.propagate_utility()
@@ -179,14 +217,37 @@ class Dynamic:
         for unit in self.units():
             unit.agree(self.hyper)
         self.learn_together()
+        self.judge(losses)
         self.perhaps_give_birth()
         self.t += 1
         return score
 
+    def try_bounds(self, y):
+        """Let the trials answer; give their losses."""
+        losses = []
+        for k in range(2):
+            trials = [output.trials[k] for output in self.outputs]
+            answer = np.array([trial.bias + sum(w * source.activity for source, w in
+                                                trial.weight.items()) for trial in trials])
+            loss, _, slope = reference.loss_and_slope(answer, y, self.loss)
+            losses.append(loss)
+            for trial, s in zip(trials, slope, strict=True):
+                trial.error = -s
+        return losses
+
+    def judge(self, losses):
+        """The bound goes to the side of the trial with the smaller loss."""
+        difference = losses[0] - losses[1]
+        self.apart += 0.001 * (abs(difference) - self.apart)
+        by = min(max(difference / max(self.apart, 1e-30), -3), 3)
+        if self.hyper["bound_rate"]:
+            self.bound = min(max(self.bound * math.exp(self.hyper["bound_rate"] * by), 1e-3), 1.0)
+
     def learn_together(self):
         """Outputs and backbone correct no more than all of it together; the fringe each its own."""
         everybody = self.outputs + self.units()
-        pace = {listener: listener.prepare(self.hyper) for listener in everybody}
+        bounds = {output: {"bound": self.bound} for output in self.outputs}
+        pace = {k: k.prepare({**self.hyper, **bounds.get(k, {})}) for k in everybody}
         whole = max(self.joint_pace(output, pace) * output.curvature for output in self.outputs)
         saturated = max(output.saturation(most=1.0) for output in self.outputs)
         for listener in everybody:
@@ -194,6 +255,7 @@ class Dynamic:
             joint = whole if heard and self.hyper["joint"] else 0.0
             if listener in self.outputs:
                 forgetting = self.hyper["forgetting"] * listener.saturation()
+                listener.learn_trials(pace[listener] * listener.bent, joint, self.hyper)
             else:
                 forgetting = self.hyper["hidden_forgetting"] * saturated * (listener.hunger != 0)
             listener.learn(max(pace[listener] * listener.bent, joint, 1.0), forgetting, self.hyper)
@@ -372,4 +434,9 @@ class Dynamic:
                  for name in ("age", "mean", "spread")}
         known |= {name: np.array([getattr(unit, name) if unit else 0 for unit in self.place])
                   for name in ("level", "backbone", "agreement", "power")}
-        return found | known | {"shadow": shadow, "due": self.due}
+        trials = [self.matrix(self.outputs, self.inputs + self.place,
+                              lambda output, s, k=k: output.trials[k].weight[s],
+                              lambda output, k=k: output.trials[k].bias) for k in range(2)]
+        return found | known | {"shadow": shadow, "due": self.due, "trials": np.array(trials),
+                                "log": math.log(self.bound / self.hyper["bound"]),
+                                "apart": self.apart}

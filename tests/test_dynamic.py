@@ -32,13 +32,13 @@ BUSY = {
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
     "levelling": 0.7, "forgetting": 0.2, "hidden_forgetting": 0.1,
-    "as_if": 1.0, "protection": 0.0,
+    "as_if": 1.0, "protection": 0.0, "bound_rate": 0.01,
 }
 # The other way at every fork.
 OTHERWISE = [{"shadow": 0.6, "imprint": 0.4, "noise": 1.0, "centring": 0.0, "random_master": 1.0},
              {"regressed": 1.0, "propagation": 0.0, "joint": 0.0, "hungry_births": 0.0},
              {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0, "as_if": 0.0},
-             {"protection": 1.0}]
+             {"protection": 1.0, "bound_rate": 0.0}]
 
 
 def double(tree):
@@ -169,10 +169,12 @@ def deep():
 
 def assert_same_state(net, state, tolerance):
     """Compare a net with what the textbook's `state` gives."""
-    found = {**net["params"], **net["units"], "shadow": net["shadow"]}
+    found = {**net["params"], **net["units"], "shadow": net["shadow"],
+             "trials": net["trials"]["weights"], "log": net["trials"]["log"],
+             "apart": net["trials"]["apart"]}
     close = {"rtol": tolerance, "atol": tolerance}
     for name in ("hidden", "output", "shadow", "age", "mean", "spread", "level", "backbone",
-                 "agreement", "power", "due"):
+                 "agreement", "power", "due", "trials", "log", "apart"):
         np.testing.assert_allclose(found[name], state[name], err_msg=name, **close)
     for name, memory in net["memory"].items():
         alpha, expected = memory["alpha"].numpy(), state[f"{name} alpha"]

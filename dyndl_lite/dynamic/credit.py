@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from dyndl_lite.algorithms.step_sizes import prepare, shortened
+from dyndl_lite.dynamic.bound import bound_of, TRIALS
 
 _LEAST_SPREAD = 0.1  # else a unit that is all but silent would be learned from without measure
 
@@ -62,8 +63,9 @@ def _links_squared(weights: Tensor, moved: Tensor) -> Tensor:
     return weights[:, -1 - moved.shape[0]:-1]**2 @ moved
 
 
-def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: Tensor,
-          may: Tensor | None, depth: int, hyper: dict) -> tuple[dict, dict]:
+def learn(params: dict, memory: dict, trials: dict, s: Tensor, units: dict, delta: Tensor,
+          c: Tensor, tried: Tensor, may: Tensor | None, depth: int, hyper: dict
+          ) -> tuple[dict, dict, dict]:
     """Let all learn around the mean of what they hear, each weight at its own step size.
 
     The sum w s + b is w (s - mean) + b' with b' = b + w mean. Learning w and b' instead of w and b
@@ -73,11 +75,12 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     No unit corrects more than a share of its own error, and all who are heard share one more bound:
     together they correct no more than the whole. What they learned before they decay
     (`saturation_decay`) where the loss is saturated, and then take their step; the mean answer
-    stays.
+    stays. The trials (`bound`) learn as the outputs do, with the outputs' step sizes.
 
     Params and memory are those of the hidden units and of the outputs, s [sources] the activities,
-    units those of `population`, delta and c [outputs + units] from `hungers`. `may` [units,
-    sources] says whom each hidden unit hears; None: all of them hear the inputs.
+    units those of `population`, delta and c [outputs + units] from `hungers`, tried [2, outputs]
+    the errors of the trials. `may` [units, sources] says whom each hidden unit hears; None: all of
+    them hear the inputs.
     """
     outputs = params["output"].shape[0]
     mean = hyper["centring"] * units["mean"]
@@ -85,9 +88,8 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     heard = {name: with_bias(level * (s - mean), w) for name, w in params.items()}
     if may is not None:
         heard["hidden"] = heard["hidden"] * torch.cat([may, torch.ones_like(may[:, :1])], 1)
-    bent = c / hyper["bound"]
-    own = {"output": (delta[:outputs], heard["output"], bent[:outputs]),
-           "hidden": (delta[outputs:], heard["hidden"], bent[outputs:])}
+    own = {"output": (delta[:outputs], heard["output"], c[:outputs] / bound_of(trials, hyper)),
+           "hidden": (delta[outputs:], heard["hidden"], c[outputs:] / hyper["bound"])}
     dims = {name: (0, None if heard[name].ndim == 1 else 0, 0) for name in own}
     plans = {name: vmap(prepare, in_dims=(0, *dims[name], None))(memory[name], *own[name], hyper)
              for name in own}
@@ -96,16 +98,29 @@ def learn(params: dict, memory: dict, s: Tensor, units: dict, delta: Tensor, c: 
     whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
     joint = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
     forgetting = saturation_decay(delta, c, outputs, hyper)
+
+    def shorter(name, share):
+        return 1 / torch.clamp(torch.maximum(share, joint[name] * whole), min=1)
+
+    def moved(weights, change, forgotten):
+        bias = with_bias(torch.zeros_like(s), weights)
+        turn = (change - forgotten * weights * (1 - bias)) * with_bias(level, weights)
+        return weights + turn - bias * (turn[:, :-1] @ mean[:turn.shape[1] - 1])[:, None]
+
+    def trial(weights, times, delta):
+        less = shorter("output", times * share["output"])[:, None]
+        forgotten = hyper["forgetting"] * torch.clamp(delta.abs() - c[:outputs], min=0)
+        alpha = plans["output"][0] * less
+        return moved(weights, alpha * delta[:, None] * heard["output"], alpha * forgotten[:, None])
+
     params, memory = dict(params), dict(memory)
     for name, (alpha, v, _) in plans.items():
-        shorter = 1 / torch.clamp(torch.maximum(share[name], joint[name] * whole), min=1)
+        less = shorter(name, share[name])
         memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
-            memory[name], alpha, v, shorter, *own[name])
-        bias, around = with_bias(torch.zeros_like(s), params[name]), mean[:change.shape[1] - 1]
-        forgotten = (shorter * forgetting[name])[:, None] * alpha * params[name] * (1 - bias)
-        turn = (change - forgotten) * with_bias(level, params[name])
-        params[name] = params[name] + turn - bias * (turn[:, :-1] @ around)[:, None]
-    return params, memory
+            memory[name], alpha, v, less, *own[name])
+        params[name] = moved(params[name], change, (less * forgetting[name])[:, None] * alpha)
+    weights = [trial(w, 1 / times, e) for w, times, e in zip(trials["weights"], TRIALS, tried)]
+    return params, memory, {**trials, "weights": torch.stack(weights)}
 
 
 def activity_scaling(units: dict, hyper: dict) -> Tensor:

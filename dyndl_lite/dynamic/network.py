@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad_and_value, vmap
 
 from dyndl_lite import keyed_random as random
 from dyndl_lite.algorithms.step_sizes import steady
-from dyndl_lite.dynamic import population
+from dyndl_lite.dynamic import bound, population
 from dyndl_lite.dynamic import shadow as fringe
 from dyndl_lite.dynamic.credit import with_bias, hungers, learn
 from dyndl_lite.learning import CURVATURE, Learner, squared_error
@@ -25,7 +25,8 @@ SETTINGS = {
     "step_size": 0.02,  # first step size of all weights, but for
     "newcomer_step_size": 0.02,  # those that listen to a newborn once there is no room left
     "meta_step_size": 0.05,  # 0: step sizes stay what they were at first
-    "bound": 0.33,  # most of its own error that a unit may correct at one example
+    "bound": 0.33,  # most of its own error that a unit may correct at one example; the outputs' moves
+    "bound_rate": 0.0,  # at this rate to what proves best (`bound`); 0: it stays
     "joint": 1.0,  # and all together no more than the whole of it; 0: they may
     "tau": 1e4,  # memory of Autostep's normaliser, in examples
     "levelling": 0.5,  # power of a unit's spread that it is divided by where it is learned from
@@ -132,16 +133,22 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
             rows = torch.where(may, weight_bound(inputs, "relu") * (2 * u - 1), 0.0)
             params["hidden"] = torch.cat([rows, params["hidden"][:, -1:]], 1)
             everyone["level"] = level
-        return {"params": params, "memory": memory, "units": everyone, "shadow": shadow,
+        return {"params": params, "memory": memory, "trials": bound.new_trials(params["output"]),
+                "units": everyone, "shadow": shadow,
                 "seed": seed.clone(), "t": t, "fresh": fresh(seed, t)}
+
+    def slope_of(output, y):
+        return grad_and_value(lambda o: loss(o, y)[0])(output)
 
     def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         params, memory, units_ = net["params"], net["memory"], net["units"]
         # Predict.
         s = run(params, units_["level"], x, depth)
-        output = params["output"] @ with_bias(s, params["output"])
+        heard = with_bias(s, params["output"])
+        output = params["output"] @ heard
         _, score = loss(output, y)
-        slope = grad(lambda o: loss(o, y)[0])(output)
+        slope, _ = slope_of(output, y)
+        tried, losses = vmap(slope_of, in_dims=(0, None))(net["trials"]["weights"] @ heard, y)
         # Who is useful, who hungers.
         units_ = population.update_statistics(units_, s, hyper)
         received = population.utility(params, units_, depth, hyper)
@@ -155,7 +162,9 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         units_ = population.update_correlation(units_, shadow, s[inputs:], delta[:listeners], hyper)
         # Learn.
         may = None if depth == 1 else _may_hear(units_["level"], units_["level"], inputs)
-        params, memory = learn(params, memory, s, units_, delta, c, may, depth, hyper)
+        params, memory, trials = learn(params, memory, net["trials"], s, units_, delta, c, -tried,
+                                       may, depth, hyper)
+        trials = bound.judge(trials, losses, hyper)
         # Grow.
         hunger = delta[:outputs].abs().max()
         units_, place, room = population.births(units_, received, hunger, hyper)
@@ -175,11 +184,13 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         for name in ("output", "hidden") if depth > 1 else ("output",):
             params[name], memory[name] = population.reset_outgoing(params[name], memory[name], place,
                                                                    mean, newcomer)
+        trials["weights"] = torch.stack([population.reset_outgoing(w, {}, place, mean, newcomer)[0]
+                                         for w in trials["weights"]])
         params["hidden"], memory["hidden"] = population.init_incoming(
             params["hidden"], memory["hidden"], place, torch.cat([row, bias[None]]))
         shadow = population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs)
         seed, t = net["seed"], net["t"] + 1
-        return {"params": params, "memory": memory,
+        return {"params": params, "memory": memory, "trials": trials,
                 "units": population.newborn(units_, place, level), "shadow": shadow,
                 "seed": seed, "t": t, "fresh": fresh(seed, t)}, score
 
