@@ -10,22 +10,26 @@ after an interruption from its checkpoints under build/record/. permuted_mnist n
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import pandas as pd
 import recording
 from recording import best, swept, warn_of_an_edge
+from torch import Tensor
+from torch.func import vmap
 
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
 from dyndl_lite.algorithms.optimisers import adam, l2
 from dyndl_lite.algorithms.regularisers import with_noise
 from dyndl_lite.algorithms.step_sizes import autostep, centred, lms, per_unit, steady
-from dyndl_lite.dynamic.network import dynamic_network
+from dyndl_lite.dynamic.network import dynamic_network, run
 from dyndl_lite.experiment import compare
 from dyndl_lite.learning import cross_entropy, Learner, squared_error
+from dyndl_lite.models.mlp import forward
 from dyndl_lite.problems import datasets
+from dyndl_lite.problems.features import found, HiddenFeatures
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
@@ -46,6 +50,28 @@ def squared_errors(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def accuracies(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Measure a run on permuted images."""
     return pd.DataFrame({"online_accuracy": compare.window_mean(frame, "accuracy", by, 0, 1)})
+
+
+def features(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Measure a run on hidden features: errors of its second and last quarter, features found."""
+    quarters = {"first": (0.25, 0.5), "last": (0.75, 1)}
+    parts = {f"mse_{name}": compare.window_mean(frame, "squared_error", by, *part)
+             for name, part in quarters.items()}
+    for found in ("features_found", "features_found_by_backbone"):
+        if found in frame and frame[found].notna().any():
+            parts[found] = compare.window_mean(frame, found, by, *quarters["last"])
+    return pd.DataFrame(parts)
+
+
+def look_for(net: dict, X: Tensor, F: Tensor) -> dict[str, Tensor]:
+    """Probe: which share of the features a hidden layer represents, and its backbone alone."""
+    if "units" not in net:
+        return {"features_found": found(vmap(lambda x: forward(net["params"], x)[1][-1])(X), F)}
+    units, inputs = net["units"], X.shape[1]
+    depth = 1 if net["params"]["hidden"].shape[1] == inputs + 1 else 2
+    A = vmap(lambda x: run(net["params"], units["level"], x, depth)[inputs:])(X)
+    return {"features_found": found(A, F),
+            "features_found_by_backbone": found(A * units["backbone"], F)}
 
 
 def returns(metric: str, name: str, cycle: int, visit: int) -> Callable:
@@ -69,6 +95,7 @@ class Problem(NamedTuple):
     units: list[int]
     loss: Callable
     seeds: tuple[int, int]  # those that choose, and all with those that report
+    probe: Callable | None = None
 
 
 DIGITS = 1_797
@@ -89,7 +116,17 @@ PROBLEMS = {
         lambda: ReturningImages(*datasets.digits(), READING, permutations=IMAGES),
         16 * IMAGES * READING, 100, returns("accuracy", "accuracy", IMAGES, READING),
         ["accuracy_first_100", "accuracy_visit"], [100], cross_entropy, (10, 30)),
+    **{f"features_{kind}": Problem(
+        partial(HiddenFeatures, **world), 600_000, 10_000, features, ["mse_last"], [120],
+        squared_error, (5, 20), look_for) for kind, world in {
+            "turnover": {"arrival_period": 10_000},
+            "turnover_loud": {"arrival_period": 10_000, "noise": 1.0},
+            "stay": {}, "one": {"arrival_period": 10_000, "outputs": 1},
+            "shown": {"arrival_period": 10_000, "oracle": True},
+            "shown_loud": {"arrival_period": 10_000, "noise": 1.0, "oracle": True},
+        }.items()},
 }
+FEATURES = [name for name in PROBLEMS if name.startswith("features")]
 
 
 # Who is compared --------------------------------------------------------------------------------
@@ -109,7 +146,11 @@ RATES = {"scr": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "recurring": [1e-6, 1e-5, 1e-4, 
 # Narrower where weights decay or are moved by noise, as plain backprop's best is in the middle (and
 # on MNIST, where drawing the noise costs most of the time, that best alone).
 STIRRED = {**SGD, "permuted_digits": [0.01, 0.02, 0.03, 0.05], "permuted_mnist": [0.003, 0.01]}
-REGRESSION = ("scr", "recurring")
+for sweep_, most in ((SGD, [0.001, 0.003, 0.01, 0.03, 0.1]), (ADAM, [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]),
+                     (RATES, [1e-6, 1e-5, 1e-4, 1e-3])):
+    sweep_.update(dict.fromkeys(FEATURES, most))
+STIRRED.update({name: SGD[name] for name in FEATURES})
+REGRESSION = ("scr", "recurring", *FEATURES)
 # The published memory of the utility, and a longer one but on permuted images.
 DECAYS = {p: [0.99] if p.startswith("permuted") else [0.99, 0.9999] for p in PROBLEMS}
 learned = swept(  # first step size and mu, where step sizes are learned
@@ -125,9 +166,10 @@ centred_steps = swept(  # continual backprop around the mean: its larger step si
 
 
 @lru_cache
-def dynamic_of(sizes: tuple[int, ...], loss: Callable, depth: int = 1) -> Learner:
+def dynamic_of(sizes: tuple[int, ...], loss: Callable, depth: int = 1,
+               grown: bool = True) -> Learner:
     """Make our learner; the same one for all ablations, so that they are compiled once."""
-    return dynamic_network(*sizes, loss=loss, depth=depth)
+    return dynamic_network(*sizes, loss=loss, depth=depth, grown=grown)
 
 
 # Ours has one setting for all problems; an ablation changes one thing in it.
@@ -147,7 +189,33 @@ ABLATIONS = {
     "dynamic_own_bounds": {"joint": [0.0]},
     "dynamic_even_births": {"hungry_births": [0.0], "replacement_rate": [2e-5]},
     "dynamic_no_replacement": {"replacement_rate": [0.0]},
+    "dynamic_no_shadow": {"shadow": [0.0]},
+    "dynamic_no_as_if": {"as_if": [0.0]},
+    "dynamic_no_protection": {"protection": [0.0], "replacement_rate": [1e-4]},
+    "dynamic_fixed_bound": {"bound_rate": [0.0]},
+    "dynamic_fixed_bound_tenth": {"bound_rate": [0.0], "bound": [0.1]},
+    "dynamic_guard": {"newcomer_step_size": [1e-3]},
+    "dynamic_guard_no_shadow": {"newcomer_step_size": [1e-3], "shadow": [0.0]},
 }
+
+# What the talk asks for, whole: births in the fringe only, shadow weights with the as-if error; and
+# a bound that is learned. The features problems are recorded with it.
+TALK = {"protection": [1.0], "join": [0.3], "leave": [0.2], "replacement_rate": [1e-3],
+        "shadow": [0.3], "as_if": [1.0], "bound_rate": [1e-3], "meta_step_size": [0.02]}
+NOTHING = {"shadow": [0.0], "imprint": [0.0], "noise": [1.0]}  # of the talk, but for the optimiser
+RANDOM = {  # from a random network of all units
+    "dynamic_from_random": {},
+    "bp_ours": {**NOTHING, "replacement_rate": [0.0]},
+    "cbp_ours": {**NOTHING, "protection": [0.0], "propagation": [0.0], "hungry_births": [0.0],
+                 "replacement_rate": [3e-6, 1e-5, 3e-5, 1e-4]},
+}
+
+
+def ours(name: str) -> Callable:
+    """Give the function of a problem's name that gives our setting, with one thing changed."""
+    return lambda problem: {"step_size": [0.02], **(TALK if problem in FEATURES else {}),
+                            **{**ABLATIONS, **RANDOM}[name]}
+
 
 # learner: (make(sizes, loss) -> Learner, sweep(problem) -> values)
 LEARNERS = {
@@ -176,7 +244,9 @@ LEARNERS = {
     "cbp_adam": (lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=adam),
                  lambda p: {"step_size": ADAM[p][1:], "replacement_rate": [1e-5, 1e-4, 1e-3],
                             "utility_decay": DECAYS[p]}),
-    **{name: (dynamic_of, lambda p, values=values: values) for name, values in ABLATIONS.items()},
+    **{name: (dynamic_of, ours(name)) for name in ABLATIONS},
+    **{name: (lambda sizes, loss: dynamic_of(sizes, loss, grown=False), ours(name))
+       for name in RANDOM},
     "dynamic_two_levels": (lambda sizes, loss: dynamic_of(sizes, loss, 2),
                            lambda p: {"step_size": [0.02]}),
 }
@@ -189,7 +259,8 @@ def live(name: str, learner: Learner, values: dict, seeds: range) -> pd.DataFram
     kind, units, who = name.split("/")
     problem = PROBLEMS[kind]
     frames = recording.ensembles(recording.CHECKPOINTS / name, who, learner, values,
-                                 problem.stream(), int(units), seeds, problem.steps, problem.bin)
+                                 problem.stream(), int(units), seeds, problem.steps, problem.bin,
+                                 problem.probe)
     rows = pd.concat(problem.measure(frame, ["setting"]) for frame in frames)
     return rows.reset_index().melt(["setting", "seed"], None, "metric")
 

@@ -139,12 +139,33 @@ class HiddenFeatures(Stream):
 
         return in_pieces(piece, start, count)
 
+    def test(self, seeds: Tensor, t: int, examples: int = 500) -> tuple[Tensor, Tensor]:
+        """Give bits and the features in them before time t, each [runs, examples, ...], to look for.
+
+        A probe can find in a network what its outputs must read: see `found`.
+        """
+        X = self.inputs_at(seeds, torch.arange(2**31, 2**31 + examples, device=seeds.device))
+        F = self.present(seeds, X, max(t - 1, 0))
+        return (F if self.oracle else X).transpose(0, 1), F.transpose(0, 1)
+
 
 def _few_signs(seeds: Tensor, few: int, purpose: int, *where: Tensor | int) -> Tensor:
     """Draw signs, all but a few of them 0, over the last dimension."""
     order = random.bits(seeds, purpose, 0, *where).argsort(-1).argsort(-1)
     signs = random.bits(seeds, purpose, 1, *where) >> 31
     return torch.where(order < few, 2.0 * signs - 1, 0.0)
+
+
+FOUND = 0.5  # a feature is found if a unit explains more than half of it
+
+
+def found(activities: Tensor, features: Tensor) -> Tensor:
+    """Share of the features that some unit represents: it explains more than `FOUND` of them.
+
+    A unit that hears a feature's six signs alone explains 0.79 of it; of 120 random units that hear
+    all 20 bits, the best explains 0.18, and 0.32 at most. Shapes are those of `explained`.
+    """
+    return (explained(activities, features) > FOUND).to(activities.dtype).mean()
 
 
 def explained(activities: Tensor, features: Tensor, readers: int = 1) -> Tensor:
