@@ -1,9 +1,9 @@
 # ---
 # jupyter:
 #   dyndl:
-#     checks: [runs >= 1, 1 <= bins <= steps, units >= 1]
+#     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, taught >= 1]
 #     profiles:
-#       smoke: {steps: 2000, runs: 3, bins: 10}
+#       smoke: {steps: 2000, runs: 3, bins: 10, taught: 200}
 #       paper: {steps: 1000000, runs: 100, bins: 50}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---
@@ -24,6 +24,7 @@ runs = 30  # independent networks for each setting, one seed each
 bins = 25  # points a curve
 seed = 0  # first seed
 units = 20  # room for hidden units, backbone and fringe together
+taught = 10000  # examples for a unit that nobody hears
 
 # %%
 from pathlib import Path
@@ -36,6 +37,7 @@ from dyndl_lite.cli import claims
 from dyndl_lite.dynamic import shadow
 from dyndl_lite.dynamic.network import dynamic_network
 from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.problems.features import explained, HiddenFeatures
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
 plots.style()
@@ -224,6 +226,107 @@ pd.DataFrame({"real weight": real[0], "the shadow adds": shadow.wanting(real, wi
               "so hunger flows over": (real + shadow.wanting(real, wish))[0]}).T
 
 # %% [markdown]
+# ## The as-if error
+#
+# What does it mean to learn *as if the shadow weight were real*? If it were, the output would already
+# say something else, and less of the error would be left. E should learn from what would be left:
+#
+# $$ \text{hunger}_j = l\,\bigl(\delta_m - c_m\, l\, (a_j - \bar a_j)\bigr) , $$
+#
+# where $m$ is the master, $l$ what the shadow weight still lacks, $\bar a_j$ the unit's mean activity, and
+# $c_m$ the curvature of the loss in the master's sum: 1 for the output, and for C, which G hears with
+# weight 2, $2^2 = 4$. Without the second term nothing ever tells a unit of the fringe that it has said
+# enough.
+#
+# By hand: E is new, so its mean is still 0. Then the step of E's weights, and the step of the weight with
+# which C hears E, both with a step size of 0.1:
+
+# %%
+step_size, shadow_weight = 0.1, signs["E"]
+a_E = sum(w * float(said.get(source, 1.0)) for source, w in imprinted["E"].items())
+delta_C, c_C = hunger["C"], weights["G"]["C"] ** 2  # C is active, so its delta is its hunger
+left = delta_C - c_C * shadow_weight * a_E
+print(f"E says {a_E:.2f}. Heard with {shadow_weight:+.0f}, it would make G say "
+      f"{weights['G']['C'] * shadow_weight * a_E:.2f} more,")
+print(f"and C would hunger by {left:.2f} instead of {delta_C:.0f}: that is E's as-if error.")
+for source in ("B", "input 3"):
+    change = step_size * shadow_weight * left * float(said[source])
+    print(f"E's weight for {source}: {imprinted['E'][source]:.2f} {change:+.3f}")
+print(f"C's real weight for E: 0 {step_size * delta_C * a_E:+.3f}, for C learns from its real hunger")
+
+# %% [markdown]
+# ## A unit that nobody hears learns a feature
+#
+# Now the claim itself: a unit can learn something useful *while its real weight is 0*. The target below
+# hides one feature: six of twenty random signs, which count +1 or -1, sum to 2 or more. The output is a
+# bias alone. It hears nothing, and never will. One unit, with random weights, learns through its shadow
+# weight, whose sign is the one that the target asks for.
+#
+# **Predict** before you look: what becomes of the unit with the as-if error; of one whose hunger is the
+# whole error of its master; and of one that has no shadow weight?
+
+# %%
+world = HiddenFeatures(features=1, outputs=1, task_period=10**9)
+pupils = torch.arange(seed, seed + runs)
+X, Y = world.examples(pupils, 0, taught)
+wish = torch.sign(world.read_out(pupils, 0)[:, 0, 0])
+looked, feature = world.test(pupils, 0)
+
+
+def teach(shadow_weight: torch.Tensor, as_if: float, step_size: float = 0.01) -> pd.DataFrame:
+    """Teach one unit a run, whose real weight is held at 0."""
+    w = 0.5 * (2 * torch.rand(runs, 20, generator=torch.Generator().manual_seed(seed)) - 1)
+    b, mean, answer = torch.zeros(runs), torch.zeros(runs), torch.zeros(runs)
+    rows = []
+    for t in range(taught):
+        x, y = X[t], Y[t, :, 0]
+        a = torch.relu((w * x).sum(1) + b)
+        error = y - answer  # the output does not hear the unit
+        answer = answer + 0.01 * error
+        mean = mean + 0.01 * (a - mean)
+        hunger = shadow_weight * (error - as_if * shadow_weight * (a - mean))
+        z = step_size * torch.where(a > 0, hunger, 0.0)
+        w, b = w + z[:, None] * x, b + z
+        if (t + 1) % max(1, taught // 20) == 0:
+            A = torch.relu((looked * w[:, None]).sum(2) + b[:, None])
+            share = [float(explained(unit[:, None], it)) for unit, it in zip(A, feature)]
+            rows += [{"examples": t + 1, "seed": int(r), "explained": e, "size": float(size)}
+                     for r, e, size in zip(pupils, share, A.std(1))]
+    return pd.DataFrame(rows)
+
+
+lessons = {"as-if error": (wish, 1.0), "the master's whole error": (wish, 0.0),
+           "no shadow weight": (0 * wish, 0.0)}
+control = pd.concat(teach(*how).assign(taught=name) for name, how in lessons.items())
+provenance.save_table(control, out, "positive_control")
+last = control[control.examples == control.examples.max()].groupby("taught")[["explained", "size"]].mean()
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+for ax, what, label in zip(axes, ("explained", "size"), (
+        "share of the feature that the unit explains", "standard deviation of its activity")):
+    for (name, part), style in zip(control.groupby("taught", sort=False), ("-", "--", ":")):
+        ax.plot(part.groupby("examples")[what].mean(), style, label=name)
+    ax.set(xlabel="examples", ylabel=label)
+axes[0].axhline(0.79, color="0.6", lw=1)  # a rectifier that hears the six signs and nothing else
+axes[0].set_ylim(0, 1)
+axes[1].set_yscale("log")
+axes[1].legend(title=None)
+figure.suptitle(f"LIVE: one unit whose real weight is held at 0, mean of {runs} runs")
+plots.show(figure, "positive_control", out=out, alt=(
+    f"Two panels against examples. After {taught} examples the unit with the as-if error explains "
+    f"{last.explained['as-if error']:.2f} of the feature and its activity has a standard deviation of "
+    f"{last['size']['as-if error']:.2f}; with the whole error {last.explained[list(lessons)[1]]:.2f} and "
+    f"{last['size'][list(lessons)[1]]:.0f}; without a shadow weight {last.explained[list(lessons)[2]]:.2f} "
+    f"and {last['size'][list(lessons)[2]]:.2f}."))
+last.round(3)
+
+# %% [markdown]
+# The grey line is what one rectifier can explain at best of a feature that is 0 or 1. The unit with the
+# as-if error comes up to it, nobody having heard a word, and then stops: it says what is missing and no
+# more. The unit that is told the whole error finds the same direction, but its master's error never
+# shrinks, so it grows louder with every example: it *runs away*. Whoever heard it at last would hear a
+# scream. The untaught unit stays as it was born.
+
+# %% [markdown]
 # In the talk the boundary is guarded by step sizes, too: the first step size of the weight with which
 # others could hear a newborn is small, so that it cannot disturb what is known. If it is of use, the
 # *step size* rises first (Autostep, notebook 10), then the *weight* follows, and with it the unit's
@@ -297,4 +400,5 @@ paired.round(4)
 # +1 and -1; here the unusual counts more. Write the talk's rule and compare.
 
 # %% tags=["provenance"]
-provenance.footer(profile=profile, steps=steps, runs=runs, bins=bins, seed=seed, units=units)
+provenance.footer(profile=profile, steps=steps, runs=runs, bins=bins, seed=seed, units=units,
+                  taught=taught)
