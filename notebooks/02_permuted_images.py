@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: ["images in ('digits', 'mnist')", runs >= 1, tasks >= 1, layers >= 1, "min(task_length, *task_lengths) >= 1"]
 #     profiles:
-#       smoke: {tasks: 4, task_length: 600, runs: 2, step_sizes: [0.01], widths: [10], task_lengths: [300]}
+#       smoke: {tasks: 3, task_length: 120, runs: 2, step_sizes: [0.01], widths: [10], task_lengths: [60]}
 #       paper: {images: mnist, tasks: 800, task_length: 60000, runs: 10, layers: 3, units: 2000, step_size: 0.003, step_sizes: [0.01, 0.001], widths: [100, 1000], task_lengths: [10000, 100000]}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: ["images in ('digits', 'mnist')", runs >= 1, tasks >= 1, layers >= 1, probe_examples >= 2, len(step_sizes) >= 1]
 #     profiles:
-#       smoke: {tasks: 4, task_length: 600, runs: 2, step_sizes: [0.03]}
+#       smoke: {tasks: 3, task_length: 200, runs: 2, step_sizes: [0.03]}
 #       paper: {images: mnist, tasks: 800, task_length: 60000, runs: 10, layers: 3, units: 2000, step_size: 0.003, step_sizes: [0.01, 0.003, 0.001]}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, len(live) >= 1]
 #     profiles:
-#       smoke: {steps: 1000, runs: 3, bins: 10, live: [bp, layer_norm, l2_init, cbp]}
+#       smoke: {steps: 200, runs: 3, bins: 10, live: [bp, layer_norm, l2_init, cbp]}
 #       paper: {steps: 1000000, runs: 100, bins: 50, live: [bp, l2, shrink_perturb, dropout, online_norm, layer_norm, adam, adam_proper, head_reset, l2_init, redo, self_normalised, upgd, crelu, clipping, cbp]}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, 1 <= bins <= steps, part_steps >= 20, len(replacement_rates) >= 1]
 #     profiles:
-#       smoke: {steps: 2000, part_steps: 2000, runs: 3, bins: 10, replacement_rates: [0.0, 1.0e-3]}
+#       smoke: {steps: 300, part_steps: 300, runs: 3, bins: 10, replacement_rates: [0.0, 1.0e-3]}
 #       paper: {steps: 1000000, part_steps: 1000000, runs: 100, bins: 50, replacement_rates: [0.0, 1.0e-6, 1.0e-5, 1.0e-4, 1.0e-3, 1.0e-2]}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

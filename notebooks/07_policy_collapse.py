@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, tasks >= 1, iterations >= 3]
 #     profiles:
-#       smoke: {runs: 2, tasks: 2}
+#       smoke: {runs: 2, tasks: 2, iterations: 6}
 #       paper: {runs: 30, tasks: 200}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

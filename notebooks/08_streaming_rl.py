@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, steps >= 10, prediction_steps >= 10, len(step_sizes) >= 1]
 #     profiles:
-#       smoke: {steps: 600, prediction_steps: 300, runs: 2, step_sizes: [1.0e-3, 1.0e-4]}
+#       smoke: {steps: 200, prediction_steps: 100, runs: 2, step_sizes: [1.0e-3, 1.0e-4]}
 #       paper: {steps: 500000, prediction_steps: 200000, runs: 30}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

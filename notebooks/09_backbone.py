@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: ["images in ('digits', 'mnist')", runs >= 1, tasks >= 1, 1 <= examples <= steps, examples <= tasks * task_length]
 #     profiles:
-#       smoke: {steps: 2000, tasks: 1, task_length: 600, runs: 3, examples: 100}
+#       smoke: {steps: 300, tasks: 1, task_length: 200, runs: 3, examples: 100}
 #       paper: {images: mnist, steps: 1000000, tasks: 150, task_length: 60000, runs: 30, units: 100}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, net_runs >= 1, 1 <= bins <= steps, bins <= walk_steps, net_steps >= 10]
 #     profiles:
-#       smoke: {steps: 600, walk_steps: 600, net_steps: 500, runs: 3, net_runs: 2, bins: 10}
+#       smoke: {steps: 100, walk_steps: 100, net_steps: 100, runs: 3, net_runs: 2, bins: 10}
 #       paper: {steps: 300000, walk_steps: 300000, net_steps: 1000000, net_runs: 30}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

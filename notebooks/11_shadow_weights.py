@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, taught >= 1]
 #     profiles:
-#       smoke: {steps: 2000, runs: 3, bins: 10, taught: 200}
+#       smoke: {steps: 300, runs: 3, bins: 10, taught: 200}
 #       paper: {steps: 1000000, runs: 100, bins: 50}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

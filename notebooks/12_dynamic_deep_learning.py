@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, film_steps >= 1]
 #     profiles:
-#       smoke: {steps: 2000, runs: 3, bins: 10, film_steps: 1200}
+#       smoke: {steps: 150, runs: 3, bins: 10, film_steps: 600}
 #       paper: {steps: 1000000, runs: 100, bins: 100}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

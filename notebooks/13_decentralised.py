@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, 1 <= wires <= 20]
 #     profiles:
-#       smoke: {steps: 2000, runs: 3, bins: 10}
+#       smoke: {steps: 75, runs: 3, bins: 5}
 #       paper: {steps: 1000000, runs: 100, bins: 100}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---

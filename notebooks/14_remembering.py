@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, contexts >= 2, cycles >= 2, permutations >= 2, image_cycles >= 2]
 #     profiles:
-#       smoke: {cycles: 3, contexts: 3, visit: 300, runs: 2, step_sizes: [0.003], utility_decays: [0.99], image_cycles: 2, permutations: 5, image_visit: 200, image_step_sizes: [0.03]}
+#       smoke: {cycles: 2, contexts: 2, visit: 100, runs: 2, step_sizes: [0.003], utility_decays: [0.99], image_cycles: 2, permutations: 2, image_visit: 100, image_step_sizes: [0.03]}
 #       paper: {cycles: 16, runs: 30, step_sizes: [0.0003, 0.001, 0.003, 0.01], utility_decays: [0.99, 0.999, 0.9999, 0.99999], image_cycles: 16}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---
