@@ -117,8 +117,8 @@ PROBLEMS = {
         16 * IMAGES * READING, 100, returns("accuracy", "accuracy", IMAGES, READING),
         ["accuracy_first_100", "accuracy_visit"], [100], cross_entropy, (10, 30)),
     **{f"features_{kind}": Problem(
-        partial(HiddenFeatures, **world), 600_000, 10_000, features, ["mse_last"], [120],
-        squared_error, (5, 20), look_for) for kind, world in {
+        partial(HiddenFeatures, **world), 400_000, 10_000, features, ["mse_last"], [120],
+        squared_error, (4, 16), look_for) for kind, world in {
             "turnover": {"arrival_period": 10_000},
             "turnover_loud": {"arrival_period": 10_000, "noise": 1.0},
             "stay": {}, "one": {"arrival_period": 10_000, "outputs": 1},
