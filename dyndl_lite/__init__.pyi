@@ -25,6 +25,7 @@ from .models.from_module import from_module
 from .models.mlp import mlp
 from .models.resnet import resnet
 from .problems.datasets import digits
+from .problems.features import HiddenFeatures
 from .problems.images import PermutedImages
 from .problems.regression import SlowlyChangingRegression
 from .problems.stream import Stream

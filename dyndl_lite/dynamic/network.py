@@ -4,7 +4,8 @@ It starts from inputs and outputs alone. Units are born at the fringe at moments
 learn through shadow weights (`shadow`); who finds one useful lets the step size of its weight rise,
 then the weight itself, and the unit has joined the backbone. When there is no room left, the least
 useful unit makes way (`population`). Every weight learns its own step size (`step_sizes`), around
-the mean of what it hears, and forgets where the loss is saturated (`credit`).
+the mean of what it hears, and forgets where the loss is saturated (`credit`); how far the outputs may
+go at one example is learned by trying (`bound`).
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ SETTINGS = {
     "maturity_threshold": 5000.0,  # examples
     "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
     "leave": 0.03,  # and below which it is of the fringe again
-    "shadow": 0.0,  # magnitude of the shadow weights, 1 in the talk; 0: none, for they do no good
+    "shadow": 0.0,  # magnitude of the shadow weights, 1 in the talk; 0: none
     "imprint": 0.7,  # length of the imprinted weights; 0: none
     "noise": 0.5,  # size of a newborn's random weights, 1: that of a random network
     "centring": 1.0,  # 0: weights are learned around zero, not around the mean
@@ -194,7 +195,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
                 "units": population.newborn(units_, place, level), "shadow": shadow,
                 "seed": seed, "t": t, "fresh": fresh(seed, t)}, score
 
-    description = f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}{'' if grown else ' from a random network'}"
+    description = (f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}"
+                   f"{'' if grown else ' from a random network'}")
     return Learner(start, step, dict(SETTINGS), description, outputs, check)
 
 
