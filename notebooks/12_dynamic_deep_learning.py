@@ -3,7 +3,7 @@
 #   dyndl:
 #     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, film_steps >= 1]
 #     profiles:
-#       smoke: {steps: 150, runs: 3, bins: 10, film_steps: 600}
+#       smoke: {steps: 150, runs: 3, bins: 10, film_steps: 200}
 #       paper: {steps: 1000000, runs: 100, bins: 100}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---
@@ -121,7 +121,7 @@ nets, hypers = ensemble.start(learner, ensemble.grid(learner, growth_rate=0.005)
                               torch.tensor([seed]))
 advance = drivers.make(drivers.choose(torch.device("cpu"), nets, film_steps),
                        ensemble.batched(learner.step))
-frame_length, frames = 600, []
+frame_length, frames = min(600, max(1, film_steps // 2)), []
 for t in range(0, film_steps, frame_length):
     X, Y = stream.examples(torch.tensor([seed]), t, frame_length)
     nets, errors = advance(nets, hypers, X, Y)

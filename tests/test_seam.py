@@ -74,7 +74,7 @@ def replacements(net):
 @pytest.mark.parametrize("optimiser", [*OPTIMISERS, *PER_UNIT])
 def test_networks_learn_with_every_optimiser_and_intervention(optimiser, after):
     made = learner(mlp(SIZES), squared_error, (OPTIMISERS | PER_UNIT)[optimiser], *AFTER[after])
-    net, scores = lives(made, points(150))
+    net, scores = lives(made, points(100))
     assert torch.isfinite(scores).all()
     assert scores[-25:].mean() < 0.5 * scores[:20].mean()
     if after in ("continual", "three"):
@@ -86,7 +86,7 @@ def test_networks_learn_with_every_optimiser_and_intervention(optimiser, after):
 @pytest.mark.parametrize("optimiser", ["sgd", "l2_init momentum", "adam"])
 def test_other_layers_learn_too(kind, optimiser, after):
     made = backprop_with(kind, SIZES, optimiser=OPTIMISERS[optimiser], after=AFTER[after])
-    _, scores = lives(made, points(150), dropout=0.05)
+    _, scores = lives(made, points(100), dropout=0.05)
     assert scores[-25:].mean() < 0.7 * scores[:20].mean()
 
 

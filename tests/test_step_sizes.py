@@ -270,9 +270,8 @@ def test_a_step_size_that_shrinks_for_ever_is_not_taken_for_a_new_one():
 # The engine -------------------------------------------------------------------------------------
 
 def test_compiled_and_plain_loops_agree():
-    learner = continual_backprop((5, 4, 2), optimiser=per_unit(step_sizes.autostep))
-    settings = ensemble.grid(learner, step_size=[0.01, 0.1], replacement_rate=0.02,
-                             maturity_threshold=20)
+    learner = backprop((5, 4, 2), optimiser=per_unit(step_sizes.autostep))
+    settings = ensemble.grid(learner, step_size=[0.01, 0.1])
     X, Y = (torch.tensor(a, dtype=torch.float32) for a in nonlinear(200, 5, 2))
     X, Y = torch.stack([X, X.flip(0)], 1), torch.stack([Y, Y.flip(0)], 1)
     results = []
