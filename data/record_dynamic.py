@@ -194,6 +194,7 @@ ABLATIONS = {
     "dynamic_no_protection": {"protection": [0.0], "replacement_rate": [1e-4]},
     "dynamic_fixed_bound": {"bound_rate": [0.0]},
     "dynamic_fixed_bound_tenth": {"bound_rate": [0.0], "bound": [0.1]},
+    "dynamic_slow_growth": {"growth_rate": [0.04]},
     "dynamic_guard": {"newcomer_step_size": [1e-3]},
     "dynamic_guard_no_shadow": {"newcomer_step_size": [1e-3], "shadow": [0.0]},
 }
@@ -202,6 +203,7 @@ ABLATIONS = {
 # a bound that is learned. The features problems are recorded with it.
 TALK = {"protection": [1.0], "join": [0.3], "leave": [0.2], "replacement_rate": [1e-3],
         "shadow": [0.3], "as_if": [1.0], "bound_rate": [1e-3], "meta_step_size": [0.02]}
+GROWTH = {"growth_rate": [1.0]}  # a birth an example: many units learn before any is heard
 NOTHING = {"shadow": [0.0], "imprint": [0.0], "noise": [1.0]}  # of the talk, but for the optimiser
 RANDOM = {  # from a random network of all units
     "dynamic_from_random": {},
@@ -213,7 +215,8 @@ RANDOM = {  # from a random network of all units
 
 def ours(name: str) -> Callable:
     """Give the function of a problem's name that gives our setting, with one thing changed."""
-    return lambda problem: {"step_size": [0.02], **(TALK if problem in FEATURES else {}),
+    base = TALK if name in RANDOM else {**TALK, **GROWTH}
+    return lambda problem: {"step_size": [0.02], **(base if problem in FEATURES else {}),
                             **{**ABLATIONS, **RANDOM}[name]}
 
 

@@ -368,6 +368,7 @@ talk = {"dynamic": "the talk's design, whole", "dynamic_no_shadow": "no shadow w
         "dynamic_no_as_if": "shadow weights without the as-if error",
         "dynamic_no_imprint": "no imprint", "dynamic_no_protection": "the backbone may be replaced",
         "dynamic_fixed_bound": "bound fixed at a third", "dynamic_guard": "newcomers guarded",
+        "dynamic_slow_growth": "grown slowly", "dynamic_from_random": "from a random network",
         "bp_ours": "structure off", "cbp_ours": "continual backprop, our optimiser",
         "bp": "backprop", "adam": "Adam", "cbp": "continual backprop", "cbp_adam": "continual backprop, Adam"}
 
