@@ -624,6 +624,25 @@ def test_an_imprint_does_not_ask_for_the_sign_of_the_shadow_weight(wish):
                                torch.tensor([1.0, 0.0, 1.0, 0.0]).double() / 2**0.5)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_random_network_to_start_from_is_full_feed_forward_and_heard_by_nobody(depth):
+    learner = network.dynamic_network(4, 5, 2, depth=depth, grown=False)
+    net, other = (learner.start(torch.tensor(seed)) for seed in (1, 2))
+    W, level = net["params"]["hidden"], net["units"]["level"]
+    assert level.tolist() == [1 + k % depth for k in range(5)]
+    assert not net["params"]["output"].any() and not net["shadow"].any() and not W[:, -1].any()
+    may = network._may_hear(level, level, 4)[:, :W.shape[1] - 1]
+    assert torch.equal(W[:, :-1] != 0, may)
+    bound = network.weight_bound(4, "relu")
+    assert bound / 2 < W.abs().max() <= bound and not torch.equal(W, other["params"]["hidden"])
+    # With no births, no shadow weights and no levels to climb it is a network that only learns.
+    hyper = tensors({**learner.settings, **BUSY, "shadow": 0.0, "replacement_rate": 0.0}, torch.float32)
+    for x, y in zip(*torches(*problem(100, 4, 2, "squared_error"), torch.float32)):
+        net, _ = learner.step(net, hyper, x, y)
+    assert torch.equal(net["units"]["level"], level) and (net["units"]["age"] == 100).all()
+    assert net["params"]["output"].any() and not torch.equal(W, net["params"]["hidden"])
+
+
 # The engine -------------------------------------------------------------------------------------
 
 STREAM = SlowlyChangingRegression(flip_period=2_000)
