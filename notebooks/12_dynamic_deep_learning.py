@@ -102,6 +102,8 @@ plots.source(credit.hungers, credit.joint_pace, credit.learn, credit.activity_sc
 # softmax, more slowly those of the hidden units. (With a squared error the rule begins where an output is
 # off by more than 1: all but silent once something is learned.)
 #
+# (The *trials* in `learn` are a fifth idea, off by default: *Where features come and go*, below, has them.)
+#
 # Who is born, and where:
 
 # %%

@@ -32,8 +32,8 @@ def test_the_bound_goes_to_the_side_of_the_trial_that_errs_less():
 
 
 def test_the_bound_stays_within_reason():
-    assert judged([0.0, 9.0], 10_000) == pytest.approx(bound.LEAST)
-    assert judged([9.0, 0.0], 10_000) == pytest.approx(bound.MOST)
+    assert judged([0.0, 9.0], 200) == pytest.approx(bound.LEAST)
+    assert judged([9.0, 0.0], 200) == pytest.approx(bound.MOST)
 
 
 @pytest.mark.parametrize("start", [0.33, 5.0])
@@ -41,7 +41,7 @@ def test_with_a_rate_of_0_the_setting_stands(start):
     assert judged([0.0, 9.0], 100, bound_rate=0.0, bound=start) == pytest.approx(start, rel=1e-7)
 
 
-def lived(noise, steps=700, spoil=False, **values):
+def lived(noise, steps=500, spoil=False, **values):
     """Live on a sum of four inputs, of which one flips its sign every 50 examples, and noise."""
     draw = torch.Generator().manual_seed(0)
     X = torch.randn(steps, len(SEEDS), 4, generator=draw)
@@ -61,7 +61,7 @@ def lived(noise, steps=700, spoil=False, **values):
 
 def test_where_there_is_only_noise_it_falls_and_where_all_can_be_explained_it_rises():
     for noise, sign in ((True, -1), (False, 1)):
-        log = lived(noise, bound_rate=0.005, bound=0.1)["trials"]["log"][0]
+        log = lived(noise, bound_rate=0.01, bound=0.1)["trials"]["log"][0]
         assert (sign * log > 0.3).all(), (noise, log)
 
 
