@@ -57,14 +57,14 @@ def features(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     quarters = {"first": (0.25, 0.5), "last": (0.75, 1)}
     parts = {f"mse_{name}": compare.window_mean(frame, "squared_error", by, *part)
              for name, part in quarters.items()}
-    for found in ("features_found", "features_found_by_backbone"):
-        if found in frame and frame[found].notna().any():
-            parts[found] = compare.window_mean(frame, found, by, *quarters["last"])
+    for share in ("features_found", "features_found_by_backbone"):
+        if share in frame and frame[share].notna().any():
+            parts[share] = compare.window_mean(frame, share, by, *quarters["last"])
     return pd.DataFrame(parts)
 
 
 def look_for(net: dict, X: Tensor, F: Tensor) -> dict[str, Tensor]:
-    """Probe: which share of the features a hidden layer represents, and its backbone alone."""
+    """Probe: which share of the features one hidden layer represents, or two levels of units."""
     if "units" not in net:
         return {"features_found": found(vmap(lambda x: forward(net["params"], x)[1][-1])(X), F)}
     units, inputs = net["units"], X.shape[1]
@@ -250,8 +250,7 @@ LEARNERS = {
     **{name: (dynamic_of, ours(name)) for name in ABLATIONS},
     **{name: (lambda sizes, loss: dynamic_of(sizes, loss, grown=False), ours(name))
        for name in RANDOM},
-    "dynamic_two_levels": (lambda sizes, loss: dynamic_of(sizes, loss, 2),
-                           lambda p: {"step_size": [0.02]}),
+    "dynamic_two_levels": (lambda sizes, loss: dynamic_of(sizes, loss, 2), ours("dynamic")),
 }
 
 

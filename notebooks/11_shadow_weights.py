@@ -238,8 +238,9 @@ pd.DataFrame({"real weight": real[0], "the shadow adds": shadow.wanting(real, wi
 # weight 2, $2^2 = 4$. Without the second term nothing ever tells a unit of the fringe that it has said
 # enough.
 #
-# By hand: E is new, so its mean is still 0. Then the step of E's weights, and the step of the weight with
-# which C hears E, both with a step size of 0.1:
+# By hand, we take E's mean to be 0. (The library has averaged this example already, so there the second term
+# begins at E's second example.) First comes the step of E's weights, then that of the weight with which C
+# hears E, both with a step size of 0.1:
 
 # %%
 step_size, shadow_weight = 0.1, signs["E"]
@@ -306,7 +307,7 @@ for ax, what, label in zip(axes, ("explained", "size"), (
     for (name, part), style in zip(control.groupby("taught", sort=False), ("-", "--", ":")):
         ax.plot(part.groupby("examples")[what].mean(), style, label=name)
     ax.set(xlabel="examples", ylabel=label)
-axes[0].axhline(0.79, color="0.6", lw=1)  # a rectifier that hears the six signs and nothing else
+axes[0].axhline(0.806, color="0.6", lw=1)  # a rectifier of the six signs, at its best bias
 axes[0].set_ylim(0, 1)
 axes[1].set_yscale("log")
 axes[1].legend(title=None)
@@ -320,11 +321,11 @@ plots.show(figure, "positive_control", out=out, alt=(
 last.round(3)
 
 # %% [markdown]
-# The grey line is what one rectifier can explain at best of a feature that is 0 or 1. The unit with the
-# as-if error comes up to it, nobody having heard a word, and then stops: it says what is missing and no
-# more. The unit that is told the whole error finds the same direction, but its master's error never
-# shrinks, so it grows louder with every example: it *runs away*. Whoever heard it at last would hear a
-# scream. The untaught unit stays as it was born.
+# The grey line is what a rectifier that hears the six signs alike, and nothing else, can explain at best of a
+# feature that is 0 or 1. The unit with the as-if error comes close to it although nobody has ever heard it,
+# and then it stops: it says what is missing and no more. The unit that is told the whole error finds the same
+# direction, but its master's error never shrinks, so its activity grows with every example: it *runs away*.
+# The untaught unit stays as it was born.
 
 # %% [markdown]
 # In the talk the boundary is guarded by step sizes, too: the first step size of the weight with which

@@ -27,8 +27,17 @@ def judged(losses, times=1, **values):
 def test_the_bound_goes_to_the_side_of_the_trial_that_errs_less():
     assert judged([1.0, 3.0]) < 0.33 < judged([3.0, 1.0])
     assert judged([2.0, 2.0], 50) == pytest.approx(0.33)
-    # What counts is how the difference compares with what it commonly is, not the scale of the loss.
-    assert judged([3.0, 1.0], 3) == pytest.approx(judged([300.0, 100.0], 3))
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_a_difference_counts_in_units_of_what_it_commonly_is(scale):
+    trials = bound.new_trials(torch.zeros(1, 3))
+    for t in range(10_000):  # now the one is better by `scale`, now the other
+        trials = bound.judge(trials, torch.tensor([0.0, scale])[[t % 2, 1 - t % 2]], hyper())
+    moved = bound.judge(trials, torch.tensor([scale / 2, 0.0]), hyper())
+    assert (moved["log"] - trials["log"]).item() == pytest.approx(0.5 * 0.1, rel=0.02)
+    broken = bound.judge(trials, torch.tensor([torch.inf, torch.inf]), hyper())
+    assert torch.isfinite(broken["log"])
 
 
 def test_the_bound_stays_within_reason():

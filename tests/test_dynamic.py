@@ -625,7 +625,7 @@ def test_an_imprint_does_not_ask_for_the_sign_of_the_shadow_weight(wish):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_random_network_to_start_from_is_full_feed_forward_and_heard_by_nobody(depth):
+def test_a_random_network_to_start_from_is_full_feed_forward_and_heard_by_no_output(depth):
     learner = network.dynamic_network(4, 5, 2, depth=depth, grown=False)
     net, other = (learner.start(torch.tensor(seed)) for seed in (1, 2))
     W, level = net["params"]["hidden"], net["units"]["level"]
@@ -655,7 +655,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
         "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03,
-        "as_if": 1.0, "protection": 1.0}
+        "as_if": 1.0, "protection": 1.0, "bound_rate": 0.01}
 
 
 def test_a_run_is_the_same_alone_and_among_others():

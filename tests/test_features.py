@@ -1,10 +1,13 @@
 """Features that stay and features that come and go, and how they are found in a network."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from dyndl_lite.problems.features import explained, HiddenFeatures
+from dyndl_lite.problems.features import explained, found, HiddenFeatures
 
 SEEDS = torch.tensor([0, 1, 7])
 STAY = HiddenFeatures(task_period=50)
@@ -22,7 +25,7 @@ def test_examples_are_the_same_however_time_is_cut_and_in_any_company(stream):
     assert torch.equal(torch.cat([y for _, y in parts]), Y)
     x, y = stream.examples(SEEDS[[2, 0]], 40, 90)
     assert torch.equal(x, X[40:130, [2, 0]])
-    torch.testing.assert_close(y, Y[40:130, [2, 0]])
+    assert torch.equal(y, Y[40:130, [2, 0]])
     assert X.shape == (200, 3, stream.inputs) and Y.shape == (200, 3, stream.outputs)
 
 
@@ -74,6 +77,25 @@ def test_the_oracle_sees_the_features_of_the_same_world():
     assert torch.equal(Y, same) and F.shape == (40, 3, 16)
 
 
+def test_a_feature_of_the_second_level_is_a_majority_of_three_of_the_first():
+    X = DEEP.inputs_at(SEEDS, torch.arange(500))
+    below = 2 * dataclasses.replace(DEEP, deep=0).present(SEEDS, X, 0) - 1
+    above = DEEP.present(SEEDS, X, 0)
+    rules = [torch.zeros(20).index_add(0, torch.tensor(which), torch.tensor(signs))
+             for which in itertools.combinations(range(20), 3)
+             for signs in itertools.product((1.0, -1.0), repeat=3)]
+    says = (below[:, 0] @ torch.stack(rules).T >= 1).float()  # [examples, rules]
+    for f in range(16):
+        assert (says == above[:, 0, f, None]).all(0).any(), f
+
+
+def test_a_probe_is_given_the_features_that_were_there():
+    X, F = TURNOVER.test(SEEDS, 70)
+    assert X.shape == (3, 500, 20) and F.shape == (3, 500, 20)
+    assert torch.equal(F, TURNOVER.present(SEEDS, X.transpose(0, 1), 69).transpose(0, 1))
+    assert not torch.equal(F, TURNOVER.present(SEEDS, X.transpose(0, 1), 70).transpose(0, 1))
+
+
 def test_a_feature_is_found_by_the_unit_that_says_it_and_by_no_other():
     rng = torch.Generator().manual_seed(0)
     F = (torch.rand(4000, 4, generator=rng) < 0.35).float()
@@ -81,9 +103,10 @@ def test_a_feature_is_found_by_the_unit_that_says_it_and_by_no_other():
     A[:, 2] = 3 * F[:, 0] + 1  # one unit says feature 0, two together feature 1, none feature 2
     A[:, 3] = 2 * F[:, 1] + A[:, 4]
     F[:, 3] = 1
-    found = explained(A, F)
-    assert found[0].item() == pytest.approx(1, abs=1e-4)
-    assert 0.3 < found[1] < 0.7 and found[2] < 0.01 and found[3] == 0
+    share = explained(A, F)
+    assert share[0].item() == pytest.approx(1, abs=1e-4)
+    assert 0.3 < share[1] < 0.7 and share[2] < 0.01 and share[3] == 0
+    assert found(A[:, :3], F) == 0.25 and found(A[:, :2], F) == 0 and found(F[:, :3], F) == 0.75
     by_two = explained(A, F, readers=2)
     assert by_two[1].item() == pytest.approx(1, abs=1e-3) and by_two[2] < 0.01
     # Two units that say the same are no better than one, and silent units are no readers.

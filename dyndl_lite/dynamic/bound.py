@@ -23,7 +23,7 @@ def new_trials(output: Tensor) -> dict[str, Tensor]:
 
 
 def bound_of(trials: dict, hyper: dict) -> Tensor:
-    """Give the bound of the outputs: what was learned, from the setting on."""
+    """Give the bound of the outputs: the setting, times what was learned."""
     return hyper["bound"] * torch.exp(trials["log"])
 
 
@@ -31,9 +31,9 @@ def judge(trials: dict, losses: Tensor, hyper: dict) -> dict:
     """Move the bound towards the trial that errs less at this example.
 
     Losses [2] are those with half the bound and with twice. Their difference counts in units of
-    its common size, at most 3 of them.
+    its common size, at most 3 of them (and nearly always 3 before that is known).
     """
-    difference = losses[0] - losses[1]
+    difference = torch.nan_to_num(losses[0] - losses[1])  # a trial that overflows spoils nothing
     apart = trials["apart"] + (1 - _MEMORY) * (difference.abs() - trials["apart"])
     by = torch.clamp(difference / torch.clamp(apart, min=1e-30), -3, 3)
     moved = torch.clamp(trials["log"] + hyper["bound_rate"] * by,

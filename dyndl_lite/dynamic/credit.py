@@ -24,9 +24,9 @@ def hungers(links: Tensor, wants: Tensor, active: Tensor, said: Tensor, level: T
             delta: Tensor, c: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """Carry errors and curvatures back over real links, and over the shadow links.
 
-    Over a shadow link the *as-if error* goes back: what would be left of the master's error if it
-    heard the unit with the weight that is wanted. Without that, nothing tells a unit of the fringe
-    that it has said enough, and all that serve one master chase the same error.
+    Over a shadow link the *as-if error* goes back if it is asked for: what would be left of the
+    master's error, to first order, if it heard the unit with the weight that is wanted. Without
+    that, nothing tells a unit of the fringe that it has said enough.
 
     Links and wants [listeners, units] are real weights, and what the shadow weights add
     (`shadow.wanting`); `active` [units] is the slope of the rectifier; `said` [units] is what each
@@ -75,7 +75,8 @@ def learn(params: dict, memory: dict, trials: dict, s: Tensor, units: dict, delt
     No unit corrects more than a share of its own error, and all who are heard share one more bound:
     together they correct no more than the whole. What they learned before they decay
     (`saturation_decay`) where the loss is saturated, and then take their step; the mean answer
-    stays. The trials (`bound`) learn as the outputs do, with the outputs' step sizes.
+    stays. The trials (`bound`) learn as the outputs do, with the outputs' step sizes and
+    curvatures.
 
     Params and memory are those of the hidden units and of the outputs, s [sources] the activities,
     units those of `population`, delta and c [outputs + units] from `hungers`, tried [2, outputs]

@@ -37,7 +37,7 @@ SETTINGS = {
     "mean_decay": 0.999,  # and of each hidden unit's activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
     "growth_rate": 0.04,  # births an example while there is room
-    "replacement_rate": 1e-4,  # after that, share of the mature units replaced each example
+    "replacement_rate": 1e-4,  # after that, share of those who may make way replaced each example
     "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
     "maturity_threshold": 5000.0,  # examples
     "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
@@ -82,7 +82,7 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         with more than one, hidden units of the backbone can be masters too, of units below.
     grown : bool
         Whether it starts from nothing. False: from a random network, with a unit in every place,
-        the levels taking turns; nobody hears its units yet.
+        the levels taking turns; no output hears its units yet, and they serve no master.
 
     Returns
     -------

@@ -102,8 +102,9 @@ def births(units: dict, received: Tensor, hunger: Tensor,
     """Decide whether a unit is born at this example, and where.
 
     While there is room, at the growth rate, into the first empty place. After that, in place of the
-    mature unit that receives the least utility, at the replacement rate times the hunger of the
-    hungriest output: where nothing is left to be learned, nobody need make way. Gives the units,
+    mature unit (with `protection`, of the fringe) that receives the least utility, at the
+    replacement rate times the number of such units and the hunger of the hungriest output: where
+    nothing is left to be learned, nobody need make way. Gives the units,
     the number of the unit that is born, or -1, and whether there is room.
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
