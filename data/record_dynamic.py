@@ -201,8 +201,9 @@ ABLATIONS = {
 
 # What the talk asks for, whole: births in the fringe only, shadow weights with the as-if error; and
 # a bound that is learned. The features problems are recorded with it.
-TALK = {"protection": [1.0], "join": [0.3], "leave": [0.2], "replacement_rate": [1e-3],
-        "shadow": [0.3], "as_if": [1.0], "bound_rate": [1e-3], "meta_step_size": [0.02]}
+TALK = {"step_size": [0.05], "newcomer_step_size": [0.05], "protection": [1.0], "join": [0.3],
+        "leave": [0.2], "replacement_rate": [2.5e-3], "shadow": [0.3], "as_if": [1.0],
+        "bound_rate": [1e-3], "meta_step_size": [0.02]}
 GROWTH = {"growth_rate": [1.0]}  # a birth an example: many units learn before any is heard
 NOTHING = {"shadow": [0.0], "imprint": [0.0], "noise": [1.0]}  # of the talk, but for the optimiser
 RANDOM = {  # from a random network of all units
