@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import errno
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(str(word), known)
     return f"; did you mean {' or '.join(close)}?" if close else f"; there is {', '.join(known)}"
+
+
+def sha256(path: Path) -> str:
+    """Give the checksum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def absolute(path: str | os.PathLike) -> Path:

@@ -5,7 +5,6 @@ write to. Nothing is loaded from a folder that others may write to, and no file 
 is not the one that was written.
 """
 
-import hashlib
 import importlib
 import os
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from dyndl_lite.files import atomic
+from dyndl_lite.files import atomic, sha256
 
 # Above this the files that were not used for longest go.
 MOST_BYTES = 2 * 2**30
@@ -62,7 +61,7 @@ def load(key: str) -> Callable | None:
     home = folder()
     for path in sorted(home.glob(f"loops/{key}.*.so")) if home else []:
         try:
-            if _digest(path) != path.name.split(".")[1]:
+            if sha256(path) != path.name.split(".")[1]:
                 raise OSError("its content is not what was written")
             loop = _opened(path)
             with suppress(OSError):
@@ -81,17 +80,12 @@ def store(key: str, library: Path) -> Callable:
     home = folder()
     if home:
         try:
-            with atomic(home / "loops" / f"{key}.{_digest(library)}.so") as part:
+            with atomic(home / "loops" / f"{key}.{sha256(library)}.so") as part:
                 shutil.copyfile(library, part)
             _trim(home)
         except OSError as error:
             _without(error.strerror or str(error))
     return _opened(library)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opened(path: Path) -> Callable:

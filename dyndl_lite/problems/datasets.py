@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyndl_lite.files import sha256
+
 # SHA-256 of the unpacked IDX files of images and of labels, training part and test part.
 KNOWN = {
     ("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -240,12 +242,6 @@ def _sums(folder: Path) -> dict[str, str]:
         raise ValueError(f"{SUMS} is not a list of SHA-256 and file name: make it again with "
                          f"`sha256sum *.npy > {SUMS}`, or remove it")
     return {name.lstrip("*").strip(): sum.lower() for sum, name in lines}
-
-
-def sha256(path: Path) -> str:
-    """Give the checksum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
