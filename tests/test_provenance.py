@@ -46,6 +46,11 @@ def test_the_commit_is_the_checkout_s_own_or_unknown(tmp_path, monkeypatch):
     repository(other)
     monkeypatch.setattr(files, "ABOVE", ours)
     assert provenance.commit() == commit
+    table = ours / "data/results/table.csv"  # what a recorder itself writes does not change the code
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("a")
+    subprocess.run(["git", "add", "."], cwd=ours, check=True)
+    assert provenance.commit() == commit
     (ours / "pyproject.toml").write_text("changed")
     assert provenance.commit() == f"{commit}-dirty"
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as within a hook of another repository

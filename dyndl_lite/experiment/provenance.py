@@ -57,7 +57,7 @@ def keep(table: Path, name: str, part: dict, rows: pd.DataFrame, **made) -> None
 
 
 def commit() -> str:
-    """The commit of the checkout, marked if files differ from it.
+    """The commit of the checkout, marked if files differ from it (other than recorded results).
 
     "unknown" without a checkout or git, or where the files lie inside another repository.
     """
@@ -72,6 +72,7 @@ def commit() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != files.checkout():
             return "unknown"
-        return git("describe", "--always", "--dirty")
+        differing = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!data/results")
+        return git("describe", "--always") + ("-dirty" if differing else "")
     except (OSError, subprocess.SubprocessError, files.UserError):
         return "unknown"
