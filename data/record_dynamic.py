@@ -174,7 +174,7 @@ def dynamic_of(sizes: tuple[int, ...], loss: Callable, depth: int = 1,
 
 # Ours has one setting for all problems; an ablation changes one thing in it.
 ABLATIONS = {
-    "dynamic": {"step_size": [0.02]},
+    "dynamic": {},
     "dynamic_shadow": {"shadow": [1.0]},
     "dynamic_regressed_shadow": {"shadow": [1.0], "regressed": [1.0]},
     "dynamic_no_imprint": {"imprint": [0.0], "noise": [1.0]},
