@@ -176,3 +176,12 @@ def test_streams_report_on_seeds_that_did_not_choose(monkeypatch):
     seeds = end.groupby(["learner", "setting"]).seed.unique().map(set).to_dict()
     assert seeds == {("plain", ""): set(range(30)), ("swept", "step_size=3"): set(range(10, 30))}
     assert set(rows[rows.metric == "return"].seed) == set(range(10, 20))
+
+
+@pytest.mark.parametrize("problem", record_dynamic.PROBLEMS)
+def test_an_ablation_changes_what_it_names_and_nothing_else(problem):
+    whole = record_dynamic.LEARNERS["dynamic"][1](problem)
+    for name, change in {**record_dynamic.ABLATIONS, **record_dynamic.RANDOM}.items():
+        values = record_dynamic.LEARNERS[name][1](problem)
+        differing = {key for key in values if values[key] != whole.get(key)}
+        assert differing <= set(change) and values.keys() >= whole.keys() - {"growth_rate"}
