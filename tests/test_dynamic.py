@@ -289,14 +289,19 @@ def test_a_unit_joins_over_one_threshold_and_leaves_under_another(life):
     assert (between & was & now).any() and (between & alive & ~was & ~now).any()
 
 
-def test_with_protection_only_the_fringe_makes_way():
-    for protection, who in [(1.0, {False}), (0.0, {False, True})]:
-        life = lived("squared_error", 2, steps=800, protection=protection)
-        was, alive = life.before()["units"]["backbone"] > 0, life.before()["units"]["level"] > 0
-        share = life.received() * alive.sum(1, keepdim=True) / life.count
-        backbone = torch.where(was, share >= life.setting["leave"], share > life.setting["join"])
-        replaced = [(t - 1, k) for t, k in life.births() if alive[t - 1, k]]
-        assert len(replaced) >= 8 and {backbone[each].item() for each in replaced} == who
+@pytest.mark.parametrize("protection, backbone, place", [
+    (0.0, [1, 1, 0], 0), (1.0, [1, 1, 0], 2), (1.0, [1, 0, 0], 1), (1.0, [1, 1, 1], -1)])
+def test_with_protection_only_the_fringe_makes_way(protection, backbone, place):
+    """Three mature units, of which the first is the least useful."""
+    units = {**population.new_units(3, 2), "level": torch.ones(3), "due": torch.tensor(1.0),
+             "age": torch.full((5,), 99.0), "backbone": torch.tensor(backbone).float()}
+    hyper = tensors({**BUSY, "protection": protection}, torch.float32)
+    received = torch.tensor([0.1, 0.2, 0.3])
+    after, born, room = population.births(units, received, torch.tensor(1.0), hyper)
+    assert born == place and not room
+    may = 3 if not protection else backbone.count(0)  # and they alone count for how often it happens
+    owed = 1 + may * BUSY["replacement_rate"] - (place >= 0)
+    assert after["due"].item() == pytest.approx(owed, abs=1e-6)
 
 
 def test_a_fringe_unit_says_no_more_than_its_listeners_admit(life):
@@ -655,7 +660,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "regressed": 0.0, "propagation": 1.0, "hungry_births": 1.0,
         "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03,
-        "as_if": 1.0, "protection": 1.0, "bound_rate": 0.01}
+        "as_if": 1.0, "protection": 0.0, "bound_rate": 0.0}
 
 
 def test_a_run_is_the_same_alone_and_among_others():
