@@ -102,11 +102,18 @@ class HiddenFeatures(Stream):
 
     def read_out(self, seeds: Tensor, t: int) -> Tensor:
         """Give the outputs' weights at time t, [runs, outputs, features]."""
+        return self._signs(seeds, t) * self._loudness
+
+    @property
+    def _loudness(self) -> float:
+        return 2 / math.sqrt(self.deep or self.features)
+
+    def _signs(self, seeds: Tensor, t: int) -> Tensor:
         features, output = self.deep or self.features, torch.arange(self.outputs, device=seeds.device)
         drawn = self._latest(seeds, random.CONTEXT, features, self.outputs, t // self.task_period)
         feature = torch.arange(features, device=seeds.device)
         signs = random.bits(seeds[:, None, None], random.TARGET, drawn, output[:, None], feature) >> 31
-        return (2.0 * signs - 1) * (2 / math.sqrt(features))
+        return 2.0 * signs - 1
 
     def _latest(self, seeds, purpose, places, rows, periods):
         """In which period each place [runs, rows, places] was the one to change, last; 0: never."""
@@ -132,9 +139,8 @@ class HiddenFeatures(Stream):
             time = torch.arange(t, t + length, device=seeds.device)
             X = self.inputs_at(seeds, time)
             F = self.present(seeds, X, t)
-            V = self.read_out(seeds, t)
             # A sum of signs is exact, in whatever order it is taken; only then it is scaled.
-            Y = (F.transpose(0, 1) @ V.sign().mT).transpose(0, 1) * (2 / math.sqrt(V.shape[-1]))
+            Y = (F.transpose(0, 1) @ self._signs(seeds, t).mT).transpose(0, 1) * self._loudness
             if self.noise:
                 Y = Y + self.noise * normal(seeds[:, None], random.NOISE, time[:, None, None], output)
             return (F if self.oracle else X), Y
