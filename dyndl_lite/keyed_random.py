@@ -63,6 +63,11 @@ def uniform(seed: Tensor, *counters: Tensor | int) -> Tensor:
     return (bits(seed, *counters) >> 8).to(torch.float32) * 2.0**-24
 
 
+def normal_of(u: Tensor) -> Tensor:
+    """Turn uniform numbers into normal ones of mean 0 and variance 1; u may be 0, never 1."""
+    return torch.special.ndtri(u.double() + 2.0**-25).to(u.dtype)
+
+
 def permutation(seed: Tensor, length: int, *counters: Tensor | int) -> Tensor:
     """Draw a random order of ``range(length)`` for each seed.
 

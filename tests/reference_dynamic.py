@@ -149,7 +149,6 @@ class Unit(Source, Listener):
         Listener.__init__(self, level)
         self.master, self.wish = master, wish
         self.backbone = False
-        self.agreement, self.power = 0.0, 0.0
 
     def level_of(self, hyper):
         """The more a unit says, the smaller the steps of its weights."""
@@ -159,19 +158,8 @@ class Unit(Source, Listener):
         """Give what its shadow weight adds to the weight with which a listener hears it."""
         if listener is not self.master or self.backbone:
             return 0.0
-        wish, size = self.wish, hyper["shadow"]
-        if hyper["regressed"]:
-            fitted = self.agreement / max(self.power, 1e-12)
-            wish, size = float(np.sign(fitted)), size * abs(fitted)
-        heard_as_wished = max(wish * listener.weight[self], 0.0)
-        return wish * max(size - heard_as_wished, 0.0)
-
-    def agree(self, hyper):
-        """Follow how far one's activity goes together with the master's hunger."""
-        a, rate = self.activity - self.mean, 1 - hyper["mean_decay"]
-        hunger = self.master.hunger if self.master else 0.0
-        self.agreement += rate * (a * hunger - self.agreement)
-        self.power += rate * (a * a - self.power)
+        heard_as_wished = max(self.wish * listener.weight[self], 0.0)
+        return self.wish * max(hyper["shadow"] - heard_as_wished, 0.0)
 
 
 class Dynamic:
@@ -214,8 +202,6 @@ class Dynamic:
         self.propagate_utility()
         self.guard()
         self.grow_hungry(slope, prediction)
-        for unit in self.units():
-            unit.agree(self.hyper)
         self.learn_together()
         self.judge(losses)
         self.perhaps_give_birth()
@@ -230,7 +216,9 @@ class Dynamic:
             answer = np.array([trial.bias + sum(w * source.activity for source, w in
                                                 trial.weight.items()) for trial in trials])
             loss, _, slope = reference.loss_and_slope(answer, y, self.loss)
-            losses.append(loss)
+            whole = len(answer) if self.loss == "squared_error" else 1
+            losses.append(whole * loss)
+            slope = whole * slope
             for trial, s in zip(trials, slope, strict=True):
                 trial.error = -s
         return losses
@@ -239,7 +227,7 @@ class Dynamic:
         """The bound goes to the side of the trial with the smaller loss."""
         difference = losses[0] - losses[1]
         self.apart += 0.001 * (abs(difference) - self.apart)
-        by = min(max(difference / max(self.apart, 1e-30), -3), 3)
+        by = min(max(difference / max(self.apart, 1e-4 * sum(losses) + 1e-30), -3), 3)
         if self.hyper["bound_rate"]:
             self.bound = min(max(self.bound * math.exp(self.hyper["bound_rate"] * by), 1e-3), 1.0)
 
@@ -305,8 +293,9 @@ class Dynamic:
 
     def grow_hungry(self, slope, prediction):
         """Carry hungers and curvatures back over what listeners hear and units wish to tell."""
-        if self.loss == "squared_error":
-            curvatures = [2 / len(prediction)] * len(prediction)
+        if self.loss == "squared_error":  # of each output, not the mean of them
+            curvatures = [2.0] * len(prediction)
+            slope = slope * len(prediction)
         else:
             powers = [math.exp(o - max(prediction)) for o in prediction]
             curvatures = [p / sum(powers) * (1 - p / sum(powers)) for p in powers]
@@ -433,7 +422,7 @@ class Dynamic:
         known = {name: np.array([getattr(s, name) if s else 0 for s in self.inputs + self.place])
                  for name in ("age", "mean", "spread")}
         known |= {name: np.array([getattr(unit, name) if unit else 0 for unit in self.place])
-                  for name in ("level", "backbone", "agreement", "power")}
+                  for name in ("level", "backbone")}
         trials = [self.matrix(self.outputs, self.inputs + self.place,
                               lambda output, s, k=k: output.trials[k].weight[s],
                               lambda output, k=k: output.trials[k].bias) for k in range(2)]

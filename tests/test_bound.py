@@ -80,3 +80,9 @@ def test_the_trials_are_heard_by_nobody():
     for a, b in zip(tree_leaves({**kept, "trials": 0}), tree_leaves({**spoiled, "trials": 0})):
         assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
     assert not torch.equal(kept["trials"]["weights"], spoiled["trials"]["weights"])
+
+
+def test_trials_that_answer_alike_but_for_rounding_do_not_move_it():
+    alike = [0.5, 0.5 * (1 + 2e-7)]
+    assert judged(alike, 1_000, bound_rate=1e-3) == pytest.approx(0.33, rel=0.01)
+    assert judged([0.0, 0.0], 100) == pytest.approx(0.33)

@@ -14,6 +14,7 @@ from torch import Tensor
 TRIALS = (0.5, 2.0)  # times the bound
 LEAST, MOST = 1e-3, 1.0  # bounds that can be learned
 _MEMORY = 0.999  # of how far the trials' losses commonly are apart
+_LEAST_APART = 1e-4  # of the losses: who answer alike, but for rounding, say nothing
 
 
 def new_trials(output: Tensor) -> dict[str, Tensor]:
@@ -35,7 +36,8 @@ def judge(trials: dict, losses: Tensor, hyper: dict) -> dict:
     """
     difference = torch.nan_to_num(losses[0] - losses[1])  # a trial that overflows spoils nothing
     apart = trials["apart"] + (1 - _MEMORY) * (difference.abs() - trials["apart"])
-    by = torch.clamp(difference / torch.clamp(apart, min=1e-30), -3, 3)
+    least = _LEAST_APART * torch.nan_to_num(losses.sum()) + 1e-30
+    by = torch.clamp(difference / torch.maximum(apart, least), -3, 3)
     moved = torch.clamp(trials["log"] + hyper["bound_rate"] * by,
                         torch.log(LEAST / hyper["bound"]), torch.log(MOST / hyper["bound"]))
     log = torch.where(hyper["bound_rate"] > 0, moved, trials["log"])

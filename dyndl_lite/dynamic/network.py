@@ -49,7 +49,6 @@ SETTINGS = {
     "random_master": 0.0,  # 1: whoever, instead of the hungriest
     "as_if": 0.0,  # 1: a shadow weight carries what it would leave of the master's error, not all of it
     "protection": 0.0,  # 1: only units of the fringe make way for a newborn
-    "regressed": 0.0,  # 1: shadow weights by regression, not of one size
     "propagation": 1.0,  # 0: a unit is worth its contribution, not its share of each output
 }
 
@@ -98,6 +97,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     if min(inputs, units, outputs, depth) < 1:
         raise ValueError(f"inputs {inputs}, units {units}, outputs {outputs}, depth {depth}: give "
                          "1 or more of each")
+    # Every output learns from its own error, however many others there are.
+    whole = outputs if loss is squared_error else 1
     hidden = units if depth > 1 else 0  # only then do hidden units hear others
     sources, listeners = inputs + hidden, outputs + hidden
 
@@ -139,7 +140,7 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
                 "seed": seed.clone(), "t": t, "fresh": fresh(seed, t)}
 
     def slope_of(output, y):
-        return grad_and_value(lambda o: loss(o, y)[0])(output)
+        return grad_and_value(lambda o: whole * loss(o, y)[0])(output)
 
     def step(net: dict, hyper: dict, x: Tensor, y: Tensor) -> tuple[dict, Tensor]:
         params, memory, units_ = net["params"], net["memory"], net["units"]
@@ -156,11 +157,10 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         links = _links(params, inputs, depth)
         units_, shadow = population.update_backbone(units_, received, links, net["shadow"], outputs,
                                                     hyper)
-        wants = _wants(links, shadow, units_, hyper)
+        wants = fringe.wanting(links, shadow * (1 - units_["backbone"]), hyper["shadow"])
         said = hyper["as_if"] * (s - units_["mean"])[inputs:]
         delta, c = hungers(links, wants, s[inputs:] > 0, said, units_["level"], -slope,
-                           CURVATURE[loss](output), depth)
-        units_ = population.update_correlation(units_, shadow, s[inputs:], delta[:listeners], hyper)
+                           whole * CURVATURE[loss](output), depth)
         # Learn.
         may = None if depth == 1 else _may_hear(units_["level"], units_["level"], inputs)
         params, memory, trials = learn(params, memory, net["trials"], s, units_, delta, c, -tried,
@@ -198,15 +198,6 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     description = (f"dynamic {inputs} {units} {outputs} {loss.__name__} depth={depth}"
                    f"{'' if grown else ' from a random network'}")
     return Learner(start, step, dict(SETTINGS), description, outputs, check)
-
-
-def _wants(links: Tensor, shadow: Tensor, units: dict, hyper: dict) -> Tensor:
-    """What the shadow weights of the fringe add; the backbone has none."""
-    fitted = units["agreement"] / torch.clamp(units["power"], min=1e-12)
-    regressed = hyper["regressed"] > 0
-    shadow = torch.where(regressed, shadow.abs() * torch.sign(fitted), shadow)
-    size = hyper["shadow"] * torch.where(regressed, fitted.abs(), 1.0)
-    return fringe.wanting(links, shadow * (1 - units["backbone"]), size)
 
 
 def _links(params: dict, inputs: int, depth: int) -> Tensor:

@@ -17,8 +17,6 @@ def new_units(units: int, inputs: int, device=None) -> dict[str, Tensor]:
         "spread": sources.clone(),  # running mean of |activity - mean|
         "level": torch.zeros(units, device=device),  # 0: an empty slot; 1: hears inputs only
         "backbone": torch.zeros(units, device=device),  # 1: it is listened to
-        "agreement": torch.zeros(units, device=device),  # running mean of activity x master's hunger
-        "power": torch.zeros(units, device=device),  # running mean of activity^2, both around 0
         "due": torch.zeros((), device=device),  # births owed, a fraction
     }
 
@@ -85,18 +83,6 @@ def update_backbone(units: dict, received: Tensor, links: Tensor, shadow: Tensor
     return {**units, "backbone": now.to(shares.dtype)}, shadow
 
 
-def update_correlation(units: dict, shadow: Tensor, a: Tensor, delta: Tensor, hyper: dict) -> dict:
-    """Follow how each unit goes together with its master's hunger: the regressed shadow weight.
-
-    Their quotient is the weight with which the master's hunger is best explained by the unit.
-    """
-    a = a - units["mean"][-a.shape[0]:]
-    rate = 1 - hyper["mean_decay"]
-    hunger = shadow.abs().T @ delta
-    return {**units, "agreement": units["agreement"] + rate * (a * hunger - units["agreement"]),
-            "power": units["power"] + rate * (a * a - units["power"])}
-
-
 def births(units: dict, received: Tensor, hunger: Tensor,
            hyper: dict) -> tuple[dict, Tensor, Tensor]:
     """Decide whether a unit is born at this example, and where.
@@ -134,9 +120,9 @@ def newborn(units: dict, place: Tensor, level: Tensor) -> dict:
     size, sources = units["level"].shape[0], units["age"].shape[0]
     new = _at(place, sources, sources - size)
     cleared = {name: torch.where(new, 0.0, units[name]) for name in ("age", "mean", "spread")}
-    cleared |= {name: torch.where(_at(place, size), 0.0, units[name])
-                for name in ("backbone", "agreement", "power")}
-    return {**units, **cleared, "level": torch.where(_at(place, size), level, units["level"])}
+    here = _at(place, size)
+    return {**units, **cleared, "backbone": torch.where(here, 0.0, units["backbone"]),
+            "level": torch.where(here, level, units["level"])}
 
 
 def assign_master(shadow: Tensor, place: Tensor, wish: Tensor, outputs: int) -> Tensor:

@@ -52,7 +52,7 @@ class Navigation(NamedTuple):
         """Draw the features of task `number`: frequencies [observations, 2] and phases."""
         where = torch.arange(3 * self.observations, device=seed.device)
         u = random.uniform(seed, random.CODE, number, where)
-        W = torch.special.ndtri(u[self.observations:].double() + 2.0**-25).float() * ROUGHNESS
+        W = random.normal_of(u[self.observations:]) * ROUGHNESS
         return W.reshape(self.observations, 2), 2 * math.pi * u[:self.observations]
 
 
@@ -69,8 +69,7 @@ def expected_return(choose, deviation: float = 0.5, episodes: int = 20_000) -> f
     total = torch.zeros(episodes)
     for t in range(navigation.limit):
         u = random.uniform(torch.tensor(0), random.ACTION, t, torch.arange(2 * episodes))
-        chance = torch.special.ndtri(u.double() + 2.0**-25).float().reshape(episodes, 2)
-        action = choose(place) + deviation * chance
+        action = choose(place) + deviation * random.normal_of(u).reshape(episodes, 2)
         place = (place + STRIDE * action).clamp(0, 1)
         total -= (place - torch.tensor(GOAL)).norm(dim=1)
     return float(total.mean())

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dyndl_lite import keyed_random as random
+
 
 class Policy(NamedTuple):
     """A distribution over actions whose parameters are the outputs of a network."""
@@ -50,8 +52,7 @@ def gaussian(numbers: int, deviation: float | str | None = None) -> Policy:
 
     def draw(output: Tensor, more: dict, u: Tensor) -> Tensor:
         mean, s = parts(output, more)
-        normal = torch.special.ndtri(u.double() + 2.0**-25).to(u.dtype)  # u may be 0, never 1
-        return mean + normal * torch.exp(s)
+        return mean + random.normal_of(u) * torch.exp(s)
 
     def log_probability(output: Tensor, more: dict, action: Tensor) -> Tensor:
         mean, s = parts(output, more)
