@@ -321,7 +321,8 @@ class Dynamic:
         mature = [unit for unit in self.units() if unit.age > self.hyper["maturity_threshold"]
                   and not (self.hyper["protection"] and unit.backbone)]
         hunger = min(max(abs(output.hunger) for output in self.outputs), 1.0)
-        self.due += (self.hyper["replacement_rate"] * len(mature)
+        pace = (self.bound / self.hyper["bound"]) ** self.hyper["patience"]
+        self.due += (self.hyper["replacement_rate"] * len(mature) * pace
                      * (hunger if self.hyper["hungry_births"] else 1.0))
         if self.due >= 1 and mature:
             self.due -= 1

@@ -30,13 +30,13 @@ BUSY = {
     "utility_decay": 0.95, "growth_rate": 0.03, "replacement_rate": 0.02,
     "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
-    "propagation": 1.0, "hungry_births": 1.0,
+    "propagation": 1.0, "hungry_births": 1.0, "patience": 1.0,
     "levelling": 0.7, "forgetting": 0.2, "hidden_forgetting": 0.1,
     "as_if": 1.0, "protection": 0.0, "bound_rate": 0.01,
 }
 # The other way at every fork.
 OTHERWISE = [{"shadow": 0.6, "imprint": 0.4, "noise": 1.0, "centring": 0.0, "random_master": 1.0},
-             {"propagation": 0.0, "joint": 0.0, "hungry_births": 0.0},
+             {"propagation": 0.0, "joint": 0.0, "hungry_births": 0.0, "patience": 0.0},
              {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0, "as_if": 0.0},
              {"protection": 1.0, "bound_rate": 0.0}]
 
@@ -297,8 +297,12 @@ def test_with_protection_only_the_fringe_makes_way(protection, backbone, place):
              "age": torch.full((5,), 99.0), "backbone": torch.tensor(backbone).float()}
     hyper = tensors({**BUSY, "protection": protection}, torch.float32)
     received = torch.tensor([0.1, 0.2, 0.3])
-    after, born, room = population.births(units, received, torch.tensor(1.0), hyper)
+    one = torch.tensor(1.0)
+    after, born, room = population.births(units, received, one, one, hyper)
     assert born == place and not room
+    slower, *_ = population.births(units, received, one, torch.tensor(0.1), hyper)
+    kept = 1 - (place >= 0)
+    assert slower["due"].item() - kept == pytest.approx(0.1 * (after["due"].item() - kept), abs=1e-6)
     may = 3 if not protection else backbone.count(0)  # and they alone count for how often it happens
     owed = 1 + may * BUSY["replacement_rate"] - (place >= 0)
     assert after["due"].item() == pytest.approx(owed, abs=1e-6)
@@ -657,7 +661,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "utility_decay": 0.999, "growth_rate": 0.02,
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
-        "propagation": 1.0, "hungry_births": 1.0,
+        "propagation": 1.0, "hungry_births": 1.0, "patience": 1.0,
         "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03,
         "as_if": 1.0, "protection": 0.0, "bound_rate": 1e-3}
 

@@ -39,6 +39,7 @@ SETTINGS = {
     "growth_rate": 0.04,  # births an example while there is room
     "replacement_rate": 1e-4,  # after that, share of those who may make way replaced each example
     "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
+    "patience": 0.0,  # 1: times what was learned of the outputs' bound, too; 0: however slow they are
     "maturity_threshold": 5000.0,  # examples
     "join": 0.1,  # utility, in equal shares, above which a unit joins the backbone,
     "leave": 0.03,  # and below which it is of the fringe again
@@ -168,7 +169,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         trials = bound.judge(trials, losses, hyper)
         # Grow.
         hunger = delta[:outputs].abs().max()
-        units_, place, room = population.births(units_, received, hunger, hyper)
+        pace = torch.exp(hyper["patience"] * trials["log"])
+        units_, place, room = population.births(units_, received, hunger, pace, hyper)
         others = torch.where(population._at(place, units), 0.0, units_["level"])
         level = torch.cat([torch.full_like(delta[:outputs], depth + 1.0),
                            others * units_["backbone"]])[:listeners]

@@ -83,15 +83,16 @@ def update_backbone(units: dict, received: Tensor, links: Tensor, shadow: Tensor
     return {**units, "backbone": now.to(shares.dtype)}, shadow
 
 
-def births(units: dict, received: Tensor, hunger: Tensor,
+def births(units: dict, received: Tensor, hunger: Tensor, pace: Tensor,
            hyper: dict) -> tuple[dict, Tensor, Tensor]:
     """Decide whether a unit is born at this example, and where.
 
     While there is room, at the growth rate, into the first empty place. After that, in place of the
     mature unit (with `protection`, of the fringe) that receives the least utility, at the
-    replacement rate times the number of such units and the hunger of the hungriest output: where
-    nothing is left to be learned, nobody need make way. Gives the units,
-    the number of the unit that is born, or -1, and whether there is room.
+    replacement rate times the number of such units, the hunger of the hungriest output (where
+    nothing is left to be learned, nobody need make way), and the pace: who may correct little of its
+    error at one example needs many to tell what a newborn is worth. Gives the units, the number of
+    the unit that is born, or -1, and whether there is room.
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])
@@ -99,7 +100,7 @@ def births(units: dict, received: Tensor, hunger: Tensor,
     # Counted in floating point: integers and flags cost the compiled loop more than they say.
     room, grown = empty.to(age.dtype).sum() > 0, mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
-    rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * grown)
+    rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * pace * grown)
     due = units["due"] + rate
     order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
     now = (due >= 1) & (room | (grown > 0))
