@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Loops are compiled, forty times faster. Where no C++ compiler is found, pip brings one.
 EXTRAS := test$(shell command -v $(firstword $(CXX)) >/dev/null || command -v clang++ >/dev/null || echo ,compiler)
 
-.PHONY: run test clean
+.PHONY: run test test-all clean
 
 run: $(READY)
 	$(VENV)/bin/dyndl run all --jobs 2 --out build
@@ -16,6 +16,10 @@ run: $(READY)
 # A file's tests stay together, for they share what was costly to make.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# What `make test` leaves out to stay within ten minutes: loops that take a compiler long.
+test-all: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt

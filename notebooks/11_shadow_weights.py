@@ -1,9 +1,9 @@
 # ---
 # jupyter:
 #   dyndl:
-#     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, taught >= 1]
+#     checks: [runs >= 1, 1 <= bins <= steps, units >= 1, taught >= 1, lived >= 200]
 #     profiles:
-#       smoke: {steps: 300, runs: 3, bins: 10, taught: 200}
+#       smoke: {steps: 300, runs: 3, bins: 10, taught: 200, lived: 400}
 #       paper: {steps: 1000000, runs: 100, bins: 50}
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 # ---
@@ -25,6 +25,7 @@ bins = 25  # points a curve
 seed = 0  # first seed
 units = 20  # room for hidden units, backbone and fringe together
 taught = 10000  # examples for a unit that nobody hears
+lived = 60000  # examples of the network in which one unit's life is followed
 
 # %%
 from pathlib import Path
@@ -32,11 +33,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from dyndl_lite.cli import claims
-from dyndl_lite.dynamic import shadow
-from dyndl_lite.dynamic.network import dynamic_network
-from dyndl_lite.experiment import compare, ensemble, plots, provenance
+from dyndl_lite.dynamic import population, shadow
+from dyndl_lite.dynamic.network import dynamic_network, run
+from dyndl_lite.experiment import compare, drivers, ensemble, plots, provenance
 from dyndl_lite.problems.features import explained, HiddenFeatures
 from dyndl_lite.problems.regression import SlowlyChangingRegression
 
@@ -332,13 +335,116 @@ last.round(3)
 # others could hear a newborn is small, so that it cannot disturb what is known. If it is of use, the
 # *step size* rises first (Autostep, notebook 10), then the *weight* follows, and with it the unit's
 # utility (notebook 09), until it belongs to the backbone. That guard is a setting here,
-# `newcomer_step_size`. It is off by default (0.02, as for all weights); below we try both.
+# `newcomer_step_size`.
+#
+# ## The life of one unit
+#
+# Does it go like that? Here is one network, live, with all of it: eight hidden features, of which one goes and a
+# new one comes every 10 000 examples; two outputs, whose read-outs change every 5 000; room for 24 units. Fringe
+# units learn through shadow weights of 0.3 and are guarded (0.005, a quarter of the others' first step size);
+# a unit joins when it has 0.3 of an equal share of the utility, and falls off when it has 0.2. We look every 100
+# examples. Afterwards we pick out one unit: of those that were born when there was no room left any more,
+# the one that explains most of a feature in the end.
+
+# %%
+home = HiddenFeatures(features=8, outputs=2, arrival_period=10_000)
+small = dynamic_network(home.inputs, 24, home.outputs)
+nets, hypers = ensemble.start(small, ensemble.grid(
+    small, growth_rate=1.0, replacement_rate=3e-3, patience=1.0, protection=1.0, join=0.3, leave=0.2,
+    newcomer_step_size=0.005, meta_step_size=0.02, bound_rate=1e-3, shadow=0.3, as_if=1.0),
+    torch.tensor([seed + 1]))
+advance = drivers.make(drivers.choose(torch.device("cpu"), nets, lived), ensemble.batched(small.step))
+look, diary = 100, []
+
+
+def activities(net: dict, X: torch.Tensor) -> torch.Tensor:
+    """All sources of one network on bits X: inputs, then hidden units."""
+    return vmap(lambda x: run(net["params"], net["units"]["level"], x, 1))(X)
+
+
+for t in range(0, lived - look + 1, look):
+    X, Y = home.examples(torch.tensor([seed + 1]), t, look)
+    nets, _ = advance(nets, hypers, X, Y)
+    net = tree_map(lambda a: a[0, 0].clone(), nets)
+    bits, present = (a[0] for a in home.test(torch.tensor([seed + 1]), t + look))
+    said, heard = activities(net, bits)[:, home.inputs:], net["params"]["output"]
+    error = Y[:, 0] - activities(net, X[:, 0]) @ heard[:, :-1].T - heard[:, -1]
+    setting, master = {name: value[0] for name, value in hypers.items()}, net["shadow"].abs().argmax(0)
+    mine = lambda each: each[:, home.inputs:-1].gather(0, master[None])[0]  # of its master
+    diary.append({
+        "born": t + look - net["units"]["age"][home.inputs:], "hunger": 2 * error.abs().mean(0)[master],
+        "weight": mine(heard), "step size": mine(net["memory"]["output"]["alpha"]),
+        "wanted": net["shadow"].sum(0) * 0.3 * (1 - net["units"]["backbone"]),
+        "utility": population.utility(net["params"], net["units"], 1, setting) * 24 / home.outputs,
+        "backbone": net["units"]["backbone"],
+        "explained": torch.stack([explained(a[:, None], present) for a in said.T])})
+diary = {name: torch.stack([page[name] for page in diary]) for name in diary[0]}
+
+# %%
+born, now = diary["born"], look * torch.arange(1, len(diary["born"]) + 1)
+late = (born[-1] > min(1_000, lived / 4)) & (diary["backbone"][-1] > 0)
+score = diary["explained"][-1].amax(1)
+who = int(torch.where(late | ~late.any(), score, -1.0).argmax())
+which = int(diary["explained"][-1, who].argmax())
+its = (born[:, who] == born[-1, who]).nonzero()[:, 0]
+time, life = now[its], {name: page[its, who] for name, page in diary.items()}
+joins = time[life["backbone"] > 0]
+figure, axes = plt.subplots(5, 1, figsize=(9, 10), sharex=True)
+panels = [("hunger", "hunger of its master\n(mean over 100 examples)"), ("step size", "step size with\nwhich it is heard"),
+          ("weight", "weight with\nwhich it is heard"), ("utility", "utility\n(1: an equal share)")]
+for ax, (name, label) in zip(axes, panels):
+    ax.plot(time, life[name], color="C0")
+    ax.set(ylabel=label)
+axes[2].plot(time, life["wanted"], "--", color="C1")
+axes[2].annotate("shadow weight", (time[0], life["wanted"][0]), (4, 4), textcoords="offset points", color="C1")
+axes[3].axhline(0.3, color="0.5", lw=1, ls=":")
+axes[4].plot(time, life["explained"][:, which], color="C0")
+axes[4].axhline(0.806, color="0.6", lw=1)
+axes[4].set(ylabel="share of its feature\nexplained", ylim=(0, 1), xlabel="examples")
+for ax in axes:
+    for change in range(5_000, lived, 5_000):
+        if change >= time[0]:
+            ax.axvline(change, color="0.9", lw=1, zorder=0)
+    if len(joins):
+        ax.axvspan(joins[0], time[-1], color="C0", alpha=0.08, lw=0)
+axes[0].set_title(f"LIVE: unit {who}, born at example {int(born[-1, who])}; shaded: on the backbone", fontsize=11)
+
+
+def when(reached: torch.Tensor) -> str:
+    """The first time of its life that something is so."""
+    return f"example {int(time[reached][0])}" if reached.any() else "no example"
+
+
+largest = life["weight"].abs().max()
+print(f"twice its first step size at {when(life['step size'] > 2 * 0.005)}, half its largest weight at "
+      f"{when(life['weight'].abs() > largest / 2)}, half of its feature explained at "
+      f"{when(life['explained'][:, which] > 0.5)}, on the backbone at {when(life['backbone'] > 0)}")
+plots.show(figure, "life_of_a_unit", out=out, alt=(
+    f"Five panels over the life of one unit, born at example {int(born[-1, who])}: its master's hunger, "
+    f"{life['hunger'][0]:.2f} at first and {life['hunger'][-1]:.2f} at last; the step size of the weight with "
+    f"which it is heard, {life['step size'][0]:.4f} at first, {life['step size'].max():.4f} at most; that "
+    f"weight, 0 at first and {life['weight'][-1]:.2f} at last, beside its shadow weight of "
+    f"{life['wanted'][0]:.1f}; its utility, {life['utility'][-1]:.2f} at last; and the share of its feature "
+    f"that it explains, {life['explained'][0, which]:.2f} at first and {life['explained'][-1, which]:.2f} at last."))
+
+# %% [markdown]
+# Read it from the top. Its master hungers, and gives it a shadow weight. For thousands of examples hardly
+# anybody hears it, and its place is safe only as long as it is young. Then the *step size* of its weight begins to
+# rise, for whenever it speaks its master errs in the same direction. The *weight* follows the step size, its
+# *utility* follows the weight, and it joins the backbone. From then on the shadow weight is gone, and what
+# it hears from its master is real. The grey lines are changes of task: one of them comes just when the unit
+# is half heard, and within a few hundred examples it has become the feature that it had only resembled. It
+# stays that feature through all later tasks, while its step size falls again.
+#
+# This is one unit of one network, chosen because it succeeded. Most newborns do not: they are replaced before
+# anybody listens.
 #
 # ## What is it worth?
 #
 # The whole algorithm is the subject of the next notebook. Here it has shadow weights and the imprint,
 # one of them, or neither, with and without the guard. Slowly-changing regression; each network starts
-# with no hidden unit at all and grows until it has used its room. (Without an imprint a newborn has
+# with no hidden unit at all and grows until it has used its room. (The guard is off by default, 0.02 as for all
+# weights; we try it at 0.001, too. Without an imprint a newborn has
 # random weights only. With one output, the only master is the output.)
 
 # %%

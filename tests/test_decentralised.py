@@ -327,6 +327,7 @@ def test_a_silent_unit_wakes_up_and_a_restless_one_calms_down():
 
 # The rest ---------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same():
     learner, (X, Y) = decentralised(SIZES, CAPACITY), examples(200, SIZES[0], SIZES[-1])
     nets, hypers = ensemble.start(learner, ensemble.grid(learner, **LEVELS, **{

@@ -188,7 +188,7 @@ def child(code, **environment):
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", ["scan", "in_place"])
+@pytest.mark.parametrize("kind", ["scan", pytest.param("in_place", marks=pytest.mark.slow)])
 def test_spaces_and_umlauts_in_the_cache_and_the_temporary_folder_do_not_matter(tmp_path, kind):
     place = tmp_path / "Über Kurs"
     place.mkdir()

@@ -195,7 +195,8 @@ def eager_lives():
 
 
 @pytest.mark.parametrize("name, kind", [("backprop", "scan"), ("shallow", "scan"),
-                                        ("backprop", "in_place"), ("shallow", "in_place")])
+                                        ("backprop", "in_place"),
+                                        pytest.param("shallow", "in_place", marks=pytest.mark.slow)])
 def test_compiled_drivers_give_the_eager_numbers(name, kind, eager_lives, capsys):
     compiled = after(kind, *LEARNERS[name], steps=200)
     assert "uncompiled" not in capsys.readouterr().out  # it did not fall back to eager

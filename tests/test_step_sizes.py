@@ -269,6 +269,7 @@ def test_a_step_size_that_shrinks_for_ever_is_not_taken_for_a_new_one():
 
 # The engine -------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_compiled_and_plain_loops_agree():
     learner = backprop((5, 4, 2), optimiser=per_unit(step_sizes.autostep))
     settings = ensemble.grid(learner, step_size=[0.01, 0.1])

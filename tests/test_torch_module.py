@@ -598,6 +598,7 @@ def test_features_are_those_of_the_librarys_networks():
     assert [h.shape for h in features] == [(1, 3, 25), (1, 4, 4), (5,)]
 
 
+@pytest.mark.slow
 def test_the_ensemble_compiles_and_runs_through_a_scan():
     module = mlp((6, 3, 2))
     made = learner(from_module(module, torch.zeros(6)), squared_error, sgd)
