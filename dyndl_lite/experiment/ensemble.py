@@ -111,8 +111,8 @@ def run(stream, learners: dict[str, tuple[Learner, dict]], seeds: Iterable[int],
     ValueError
         If a name, a size or the data is wrong: before the run where it can be known.
     """
-    jobs = _jobs(stream, learners, seeds, steps, bin, device, chunk, probe, probe_examples, driver,
-                 metric)
+    jobs = _jobs(stream, learners, seeds, steps, bin, device, chunk, probe=probe,
+                 probe_examples=probe_examples, driver=driver, metric=metric)
     return pd.concat([loop.run(job, folder, save_every)[1] for job in jobs], ignore_index=True)
 
 
@@ -131,7 +131,7 @@ def live(stream, learner: Learner, values: dict, seeds: Iterable[int], steps: in
     return loop.run(job, folder)[0]
 
 
-def _jobs(stream, learners, seeds, steps, bin, device, chunk=CHUNK, *how) -> Iterator:
+def _jobs(stream, learners, seeds, steps, bin, device, chunk=CHUNK, **how) -> Iterator:
     """Make the jobs of all learners, one by one, after all have been tried."""
     ends = loop.bin_ends(steps, bin)
     if device == "auto":
@@ -144,7 +144,7 @@ def _jobs(stream, learners, seeds, steps, bin, device, chunk=CHUNK, *how) -> Ite
         _try(*each, stream, seeds)
     most = min(chunk, CHUNK_BYTES // (4 * len(seeds) * stream.inputs))
     for each in plan:
-        yield _Supervised(*each, stream, seeds, ends, loop.chunk_of(bin, most), *how)
+        yield _Supervised(*each, stream, seeds, ends, loop.chunk_of(bin, most), **how)
 
 
 def _try(name: str, learner: Learner, settings: list[dict], stream, seeds: Tensor) -> None:
