@@ -200,7 +200,7 @@ ABLATIONS = {
 
 # What the talk asks for, whole: births in the fringe only, shadow weights with the as-if error; and
 # a bound that is learned. The features problems are recorded with it.
-TALK = {"newcomer_step_size": [0.01], "protection": [1.0], "join": [0.3], "leave": [0.2],
+TALK = {"newcomer_step_size": [0.01], "protection": [1.0], "join": [0.2], "leave": [0.1],
         "replacement_rate": [3e-3], "patience": [1.0], "shadow": [0.3], "as_if": [1.0],
         "bound_rate": [1e-3], "meta_step_size": [0.02]}
 GROWTH = {"growth_rate": [1.0]}  # a birth an example: many units learn before any is heard
