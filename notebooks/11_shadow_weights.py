@@ -342,7 +342,7 @@ last.round(3)
 # Does it go like that? Here is one network, live, with all of it: eight hidden features, of which one goes and a
 # new one comes every 10 000 examples; two outputs, whose read-outs change every 5 000; room for 24 units. Fringe
 # units learn through shadow weights of 0.3 and are guarded (0.005, a quarter of the others' first step size);
-# a unit joins when it has 0.3 of an equal share of the utility, and falls off when it has 0.2. We look every 100
+# a unit joins when it has 0.2 of an equal share of the utility, and falls off when it has 0.1. We look every 100
 # examples. Afterwards we pick out one unit: of those that were born when there was no room left any more,
 # the one that explains most of a feature in the end.
 
@@ -350,7 +350,7 @@ last.round(3)
 home = HiddenFeatures(features=8, outputs=2, arrival_period=10_000)
 small = dynamic_network(home.inputs, 24, home.outputs)
 nets, hypers = ensemble.start(small, ensemble.grid(
-    small, growth_rate=1.0, replacement_rate=3e-3, patience=1.0, protection=1.0, join=0.3, leave=0.2,
+    small, growth_rate=1.0, replacement_rate=3e-3, patience=1.0, protection=1.0, join=0.2, leave=0.1,
     newcomer_step_size=0.005, meta_step_size=0.02, bound_rate=1e-3, shadow=0.3, as_if=1.0),
     torch.tensor([seed + 1]))
 advance = drivers.make(drivers.choose(torch.device("cpu"), nets, lived), ensemble.batched(small.step))
@@ -397,7 +397,7 @@ for ax, (name, label) in zip(axes, panels):
     ax.set(ylabel=label)
 axes[2].plot(time, life["wanted"], "--", color="C1")
 axes[2].annotate("shadow weight", (time[0], life["wanted"][0]), (4, 4), textcoords="offset points", color="C1")
-axes[3].axhline(0.3, color="0.5", lw=1, ls=":")
+axes[3].axhline(0.2, color="0.5", lw=1, ls=":")
 axes[4].plot(time, life["explained"][:, which], color="C0")
 axes[4].axhline(0.806, color="0.6", lw=1)
 axes[4].set(ylabel="share of its feature\nexplained", ylim=(0, 1), xlabel="examples")
