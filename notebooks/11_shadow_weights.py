@@ -397,14 +397,14 @@ for ax, (name, label) in zip(axes, panels):
     ax.set(ylabel=label)
 axes[2].plot(time, life["wanted"], "--", color="C1")
 axes[2].annotate("shadow weight", (time[0], life["wanted"][0]), (4, 4), textcoords="offset points", color="C1")
-axes[3].axhline(0.2, color="0.5", lw=1, ls=":")
+axes[3].axhline(0.2, color="0.5", lw=1)
 axes[4].plot(time, life["explained"][:, which], color="C0")
 axes[4].axhline(0.806, color="0.6", lw=1)
 axes[4].set(ylabel="share of its feature\nexplained", ylim=(0, 1), xlabel="examples")
 for ax in axes:
     for change in range(5_000, lived, 5_000):
         if change >= time[0]:
-            ax.axvline(change, color="0.9", lw=1, zorder=0)
+            ax.axvline(change, color="0.6", lw=1, ls=":", zorder=0)
     if len(joins):
         ax.axvspan(joins[0], time[-1], color="C0", alpha=0.08, lw=0)
 axes[0].set_title(f"LIVE: unit {who}, born at example {int(born[-1, who])}; shaded: on the backbone", fontsize=11)
@@ -416,7 +416,7 @@ def when(reached: torch.Tensor) -> str:
 
 
 largest = life["weight"].abs().max()
-print(f"twice its first step size at {when(life['step size'] > 2 * 0.005)}, half its largest weight at "
+print(f"a step size half as large again as its first at {when(life['step size'] > 1.5 * 0.005)}, half its largest weight at "
       f"{when(life['weight'].abs() > largest / 2)}, half of its feature explained at "
       f"{when(life['explained'][:, which] > 0.5)}, on the backbone at {when(life['backbone'] > 0)}")
 plots.show(figure, "life_of_a_unit", out=out, alt=(
@@ -428,13 +428,14 @@ plots.show(figure, "life_of_a_unit", out=out, alt=(
     f"that it explains, {life['explained'][0, which]:.2f} at first and {life['explained'][-1, which]:.2f} at last."))
 
 # %% [markdown]
-# Read it from the top. Its master hungers, and gives it a shadow weight. For thousands of examples hardly
-# anybody hears it, and its place is safe only as long as it is young. Then the *step size* of its weight begins to
-# rise, for whenever it speaks its master errs in the same direction. The *weight* follows the step size, its
-# *utility* follows the weight, and it joins the backbone. From then on the shadow weight is gone, and what
-# it hears from its master is real. The grey lines are changes of task: one of them comes just when the unit
-# is half heard, and within a few hundred examples it has become the feature that it had only resembled. It
-# stays that feature through all later tasks, while its step size falls again.
+# Read it from the top. Its master hungers, most of all after a change of task (dotted), and gives it a shadow
+# weight. For thousands of examples nobody hears it, and its place is safe only as long as it is young. Then the
+# *step size* of its weight begins to rise, for whenever it speaks its master errs in the same direction. The
+# *weight* follows the step size until it is about what the shadow weight wished for, its *utility* follows the
+# weight, and it joins the backbone. From then on the shadow weight is gone, and what it hears from its master
+# is real. So far it only resembles its feature. A later change of task makes its master hunger again, and within a
+# few thousand examples it *becomes* that feature, nearly as well as a rectifier of six signs can (the grey line).
+# It stays so through the tasks that follow, while its step size falls again.
 #
 # This is one unit of one network, chosen because it succeeded. Most newborns do not: they are replaced before
 # anybody listens.
