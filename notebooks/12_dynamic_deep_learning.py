@@ -206,10 +206,10 @@ plots.film(figure, draw, len(frames), "growth", out=out, alt=(
     f"Features found by the backbone: {', '.join(story)}, of {world.features}. The squared error is "
     f"{frames[0]['error']:.2f} at first and {frames[-1]['error']:.2f} at last."))
 for change in range(period, film_steps, period):
-    after = [(k + 1) * frame_length for k, f in enumerate(frames) if (k + 1) * frame_length > change and
-             int((f["came"] == change).nonzero()[0, 0] if (f["came"] == change).any() else -2) in settled(f)]
+    after = [(k + 1) * frame_length - change for k, f in enumerate(frames)
+             if change in (came := f["came"].tolist()) and came.index(change) in settled(f)]
     print(f"the feature that came at {change} is found by the backbone "
-          + (f"within {after[0] - change} examples" if after else "not before the film ends or it goes"))
+          + (f"within {after[0]} examples" if after else "not before the film ends or it goes"))
 
 # %% [markdown]
 # (If your viewer does not show the film: it is also in `data/figures/growth.gif`.)
@@ -217,14 +217,17 @@ for change in range(period, film_steps, period):
 # ## Against continual backprop, live
 #
 # The rivals at the best settings of their sweeps (recorded; see below), ours at its one setting; all
-# with the same number of hidden units, the fringe counted.
+# with the same number of hidden units, the fringe counted. And, so that nobody need believe that the setting of the
+# film was made for the film alone, the same with the talk's whole design: shadow weights, births in the fringe only,
+# patience, and a bound that is learned.
 
 # %%
 results = ensemble.run(
     stream, {"backprop": (backprop(sizes), {"step_size": 0.01}),
              "continual backprop": (continual_backprop(sizes),
                                     {"step_size": 0.005, "replacement_rate": 3e-5}),
-             "dynamic": (dynamic_network(*sizes), {})},
+             "dynamic": (dynamic_network(*sizes), {}),
+             "dynamic, the talk's setting": (dynamic_network(*sizes), {**whole, "growth_rate": 1.0})},
     seeds, steps, steps // bins, folder=Path(out) / "checkpoints")
 provenance.save_table(results, out, "comparison")
 last = compare.window_mean(results, "squared_error", ["learner"], 0.5, 1)
@@ -238,7 +241,9 @@ plots.show(ax.figure, "comparison", out=out, alt=(
         f"{name} {value:.3f}" for name, value in table.iloc[:, 0].items()) + "."))
 difference = compare.paired(last["dynamic"], last["continual backprop"])
 claims.record(out, "dynamic-beats-cbp", difference[2], profile)
+whole_design = compare.paired(last["dynamic, the talk's setting"], last["dynamic"])
 print("dynamic - continual backprop: {:+.3f} (95 % interval {:+.3f} to {:+.3f})".format(*difference))
+print("the talk's setting - dynamic: {:+.4f} (95 % interval {:+.4f} to {:+.4f})".format(*whole_design))
 table.round(4)
 
 # %% [markdown]
@@ -508,22 +513,26 @@ for noise, frame in come_and_go.items():
 #
 # **Where features come and go** the answer is another one (the printed lines above have the numbers). With
 # structure off, our own optimiser, which learns its step sizes and its bound, *loses plasticity*: its error rises
-# by a third between the second quarter and the last. The error of the talk's design rises a fifth as much, and
-# is the lowest of those that grow. It takes the **shadow weights** for it, and they need the **as-if error**:
-# without that they do harm, and no shadow weights at all are better. Where the noise is loud (standard
-# deviation 1) the design *loses* to structure off: there the present rate of births is probably too high, for
-# a hungry output hungers for noise as well (a conjecture).
+# by two fifths between the second quarter and the last, and ends above that of plain backprop, which is slower at
+# first and does not rise. The talk's design errs least of all that do not start from a random network of
+# their own. Its error rises, too, but by less than a quarter as much; beyond the oracle it errs about half of what
+# structure off does. The **shadow weights** earn their place here: without them it errs more, by an interval that
+# is clear of zero. And they need the **as-if error**: shadow weights that carry the whole error of their masters
+# are worth no more than none.
 #
-# One number we cannot explain. The designs without shadow weights or without the as-if error represent *more* of
-# the features by single units, nearly all of them, and still err more. So a feature found is not yet a
-# feature well used, and the shadow weights' worth is not that more features are found.
+# Under loud noise (standard deviation 1) the same setting is ahead of structure off as well, if not by much. It takes
+# **patience** for that. At a fixed rate of births the design lost there: a hungry output hungers for noise as
+# well as for features, and newborns were gone before so slow a listener could tell what they were worth. (That was
+# seen on the seeds that chose the setting, and on an earlier recording; it is not in the table.)
 #
-# Two things are not solved. The design grown from nothing, even at a unit an example, stays behind the same
-# design started from a random network, by an interval that is clear of zero: units that are born early each
-# become a mixture of several features, and are then protected. And its error, too, still rises a little. No
-# other rival has been run on this problem yet, and the setting is not the default of the first part: with
-# five outputs the slope of the squared error, a mean over outputs, is smaller, and step sizes and births feel
-# that.
+# And is the setting made for this problem alone? The live comparison above has it on slowly-changing regression,
+# where it has one output and 20 units; there the printed line says how it does against the defaults.
+#
+# What is not solved. The error of the design still rises. Grown from nothing, even at a unit an example, it stays
+# a little behind the same design started from a random network: units that are born early each become a mixture
+# of several features, and are then protected. And the share of *features found*, as we count it, follows the error
+# only loosely: without shadow weights nearly as many are found, and yet it errs more. So a feature found is not
+# yet a feature well used.
 #
 # **Exercises.** (1) Give the net room for 5 units. What does the fringe cost then? (2) Watch the
 # film with no shadow weights. (3) Set `depth=2`: when does the first unit of level 1 appear, and who is its
