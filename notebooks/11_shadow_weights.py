@@ -390,7 +390,7 @@ its = (born[:, who] == born[-1, who]).nonzero()[:, 0]
 time, life = now[its], {name: page[its, who] for name, page in diary.items()}
 joins = time[life["backbone"] > 0]
 figure, axes = plt.subplots(5, 1, figsize=(9, 10), sharex=True)
-panels = [("hunger", "hunger of its master\n(mean over 100 examples)"), ("step size", "step size with\nwhich it is heard"),
+panels = [("hunger", "hunger of\nits master"), ("step size", "step size with\nwhich it is heard"),
           ("weight", "weight with\nwhich it is heard"), ("utility", "utility\n(1: an equal share)")]
 for ax, (name, label) in zip(axes, panels):
     ax.plot(time, life[name], color="C0")
