@@ -322,8 +322,9 @@ class Dynamic:
                   and not (self.hyper["protection"] and unit.backbone)]
         hunger = min(max(abs(output.hunger) for output in self.outputs), 1.0)
         pace = (self.bound / self.hyper["bound"]) ** self.hyper["patience"]
-        self.due += (self.hyper["replacement_rate"] * len(mature) * pace
-                     * (hunger if self.hyper["hungry_births"] else 1.0))
+        rate = (self.hyper["replacement_rate"] * len(mature) * pace
+                * (hunger if self.hyper["hungry_births"] else 1.0))
+        self.due += min(rate, 1.0)
         if self.due >= 1 and mature:
             self.due -= 1
             least = min(mature, key=lambda unit: unit.utility)

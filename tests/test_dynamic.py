@@ -300,10 +300,12 @@ def test_with_protection_only_the_fringe_makes_way(protection, backbone, place):
     one = torch.tensor(1.0)
     after, born, room = population.births(units, received, one, one, hyper)
     assert born == place and not room
-    slower, *_ = population.births(units, received, one, torch.tensor(0.1), hyper)
-    kept = 1 - (place >= 0)
-    assert slower["due"].item() - kept == pytest.approx(0.1 * (after["due"].item() - kept), abs=1e-6)
     may = 3 if not protection else backbone.count(0)  # and they alone count for how often it happens
+    slower, *_ = population.births(units, received, one, torch.tensor(0.1), hyper)
+    hasty, *_ = population.births(units, received, one, torch.tensor(1e6), hyper)
+    kept = 1 - (place >= 0)
+    assert hasty["due"].item() - kept == pytest.approx(min(may, 1), abs=1e-6)
+    assert slower["due"].item() - kept == pytest.approx(0.1 * (after["due"].item() - kept), abs=1e-6)
     owed = 1 + may * BUSY["replacement_rate"] - (place >= 0)
     assert after["due"].item() == pytest.approx(owed, abs=1e-6)
 

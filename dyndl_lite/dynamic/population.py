@@ -101,7 +101,7 @@ def births(units: dict, received: Tensor, hunger: Tensor, pace: Tensor,
     room, grown = empty.to(age.dtype).sum() > 0, mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
     rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * pace * grown)
-    due = units["due"] + rate
+    due = units["due"] + torch.clamp(rate, max=1)  # more can not be born, nor be owed
     order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
     now = (due >= 1) & (room | (grown > 0))
     number = torch.arange(order.shape[0], dtype=age.dtype, device=age.device)
