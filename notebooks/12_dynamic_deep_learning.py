@@ -153,7 +153,7 @@ for t in range(0, film_steps, frame_length):
 # %%
 figure, (net_ax, error_ax) = plt.subplots(1, 2, figsize=(9, 4.5), width_ratios=(3, 2))
 places, hidden = torch.linspace(0, 1, film_units), torch.linspace(0.05, 0.95, world.features)
-colours = sns.color_palette("colorblind", world.features)
+colours = [colour for k, colour in enumerate(sns.color_palette("colorblind", 10)) if k != 7]  # not grey
 
 
 def settled(frame: dict) -> set[int]:
