@@ -514,9 +514,9 @@ for noise, frame in come_and_go.items():
 # **Where features come and go** the answer is another one (the printed lines above have the numbers). With
 # structure off, our own optimiser, which learns its step sizes and its bound, *loses plasticity*: its error rises
 # by two fifths between the second quarter and the last, and ends above that of plain backprop, which is slower at
-# first and does not rise. The talk's design errs least of all that do not start from a random network of
-# their own. Its error rises, too, but by less than a quarter as much; beyond the oracle it errs about half of what
-# structure off does. The **shadow weights** earn their place here: without them it errs more, by an interval that
+# first and does not rise. Of all that were run only the same design, started from a random network, errs less than
+# the talk's design. Its error rises, too, but by less than a quarter as much; beyond the oracle it errs about half
+# of what structure off does. The **shadow weights** earn their place here: without them it errs more, by an interval that
 # is clear of zero. And they need the **as-if error**: shadow weights that carry the whole error of their masters
 # are worth no more than none.
 #
