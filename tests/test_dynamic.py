@@ -482,16 +482,20 @@ def test_empty_places_influence_nothing(depth):
         torch.testing.assert_close(a, b)
 
 
-def test_births_come_at_their_rates():
-    """While there is room, growth_rate an example; then replacement_rate a mature unit."""
+@pytest.mark.parametrize("patience", [0.0, 1.0])
+def test_births_come_at_their_rates(patience):
+    """While there is room, growth_rate an example; then replacement_rate a mature unit, if need be
+    times what was learned of the bound."""
     learner = network.dynamic_network(3, 4, 1)
     setting = {**learner.settings, **BUSY, "growth_rate": 0.1, "replacement_rate": 0.02,
-               "maturity_threshold": 0, "hungry_births": 0.0}
+               "maturity_threshold": 0, "hungry_births": 0.0, "patience": patience}
     nets, _ = live(learner, *problem(400, 3, 1, "squared_error"), setting)
+    pace = torch.exp(patience * nets["trials"]["log"][42:400])
+    assert patience == 0 or not 0.9 < pace.mean() < 1.1  # the bound did move
     age, level = nets["units"]["age"][:, 3:], nets["units"]["level"]
     born = ((age == 0) & (level > 0)).any(1)
     assert level[41].min() == 1 and level[39].min() == 0
-    assert abs(int(born[42:].sum()) - 0.02 * 4 * 358) <= 1
+    assert abs(int(born[42:].sum()) - 0.02 * 4 * float(pace.sum())) <= 1
     assert (nets["units"]["due"] < 1).all()
 
 
