@@ -17,7 +17,7 @@ run: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-# What `make test` leaves out to stay within ten minutes: loops that take a compiler long.
+# With what `make test` leaves out to be shorter: loops that take a compiler long.
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 

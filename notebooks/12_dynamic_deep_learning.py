@@ -402,7 +402,7 @@ plots.source(bound.judge)
 # %% [markdown]
 # And births wait for it, which we call **patience**: the less of its error an output may correct at one example,
 # the more examples it needs to tell what a newborn is worth, so the replacement rate (0.003) is multiplied by
-# what was learned of the bound. Under loud noise the bound falls to a fiftieth, and births become as rare.
+# what was learned of the bound: 1 at first, and less than a tenth under loud noise (seen on the seeds that chose).
 #
 # Recorded with `python data/record_dynamic.py`: 120 units, 600 000 examples, 16 runs a learner, the settings chosen
 # on other seeds. "Structure off" is our own optimiser, learned bound included, on a random network of as many
@@ -508,8 +508,9 @@ for noise, frame in come_and_go.items():
 # * With one output, utility and contribution are the same thing; with ten, *sharing each output out* made
 #   no difference on digits. It stays for the ledger's sake (notebook 09), not for the accuracy.
 # * **Shadow weights** do nothing that the runs of the first part could show, with the hungriest master or a
-#   random one, but that on digits they cost three hundredths of a point (0.01 to 0.05). There a newcomer may be heard at once, and from then on the real weight teaches it what
-#   the shadow would have taught (a conjecture). So `shadow` is 0 by default.
+#   random one, but that on digits they cost three hundredths of a point (0.01 to 0.05). There a newcomer may be
+#   heard at once, and from then on the real weight teaches it what the shadow would have taught (a conjecture).
+#   So `shadow` is 0 by default.
 #
 # **Where features come and go** the answer is another one (the printed lines above have the numbers). With
 # structure off, our own optimiser, which learns its step sizes and its bound, *loses plasticity*: its error rises
@@ -531,8 +532,8 @@ for noise, frame in come_and_go.items():
 # is near.
 #
 # What is not solved. The error of the design still rises. Grown from nothing, even at a unit an example, it stays
-# a little behind the same design started from a random network: units that are born early each become a mixture
-# of several features, and are then protected. And the share of *features found*, as we count it, follows the error
+# a little behind the same design started from a random network; perhaps units that are born early each become a
+# mixture of several features, and are then protected (a conjecture). And the share of *features found*, as we count it, follows the error
 # only loosely: without shadow weights nearly as many are found, and yet it errs more. So a feature found is not
 # yet a feature well used.
 #
