@@ -16,21 +16,24 @@ from typing import NamedTuple
 
 import pandas as pd
 import recording
+import torch
 from recording import best, swept, warn_of_an_edge
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from dyndl_lite.algorithms.backprop import backprop
 from dyndl_lite.algorithms.continual_backprop import continual_backprop
-from dyndl_lite.algorithms.optimisers import adam, l2
+from dyndl_lite.algorithms.layers import backprop_with
+from dyndl_lite.algorithms.optimisers import adam, l2, l2_init, upgd
 from dyndl_lite.algorithms.regularisers import with_noise
 from dyndl_lite.algorithms.step_sizes import autostep, centred, lms, per_unit, steady
 from dyndl_lite.dynamic.network import dynamic_network, run
 from dyndl_lite.experiment import compare
-from dyndl_lite.learning import cross_entropy, Learner, squared_error
+from dyndl_lite.learning import cross_entropy, Learner, Optimiser, sgd, squared_error
 from dyndl_lite.models.mlp import forward
 from dyndl_lite.problems import datasets
-from dyndl_lite.problems.features import found, HiddenFeatures
+from dyndl_lite.problems.features import explained, FOUND, found, HiddenFeatures
 from dyndl_lite.problems.images import PermutedImages
 from dyndl_lite.problems.recurring import RecurringContexts, ReturningImages
 from dyndl_lite.problems.regression import SlowlyChangingRegression
@@ -38,6 +41,7 @@ from dyndl_lite.problems.regression import SlowlyChangingRegression
 KEY = ["problem", "units", "learner"]
 COLUMNS = [*KEY, "setting", "seed", "metric", "value", "use"]
 CYCLE, VISIT = 8, 5_000  # recurring contexts: visits a cycle, examples a visit
+READERS = 2  # units that a small read-out combines; those of a random network find no feature so
 IMAGES, READING = 10, 1_800  # returning digits: permutations, examples a visit (one pass)
 
 
@@ -58,21 +62,41 @@ def features(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     quarters = {"first": (0.25, 0.5), "last": (0.75, 1)}
     parts = {f"mse_{name}": compare.window_mean(frame, "squared_error", by, *part)
              for name, part in quarters.items()}
-    for share in ("features_found", "features_found_by_backbone"):
-        if share in frame and frame[share].notna().any():
+    for share in frame.columns[frame.columns.str.startswith("features_")]:
+        if frame[share].notna().any():
             parts[share] = compare.window_mean(frame, share, by, *quarters["last"])
     return pd.DataFrame(parts)
 
 
+class NewestFirst(HiddenFeatures):
+    """Hidden features whose test gives them in the order of their arrival, the newest first."""
+
+    def test(self, seeds: Tensor, t: int, examples: int = 500) -> tuple[Tensor, Tensor]:
+        """Give bits and features, as `HiddenFeatures.test`, but for the order."""
+        X, F = super().test(seeds, t, examples)
+        order = self.arrivals(seeds, max(t - 1, 0)).argsort(dim=1, descending=True, stable=True)
+        return X, F.gather(2, order[:, None].expand(-1, examples, -1))
+
+
 def look_for(net: dict, X: Tensor, F: Tensor) -> dict[str, Tensor]:
-    """Probe: which share of the features one hidden layer represents, or two levels of units."""
-    if "units" not in net:
-        return {"features_found": found(vmap(lambda x: forward(net["params"], x)[1][-1])(X), F)}
-    units, inputs = net["units"], X.shape[1]
-    depth = 1 if net["params"]["hidden"].shape[1] == inputs + 1 else 2
-    A = vmap(lambda x: run(net["params"], units["level"], x, depth)[inputs:])(X)
-    return {"features_found": found(A, F),
-            "features_found_by_backbone": found(A * units["backbone"], F)}
+    """Probe: what hidden units represent of the features; of the newest, too, one by one.
+
+    Where one feature comes in each bin, the newest came a bin ago, the next two bins ago.
+    """
+    if "units" in net:
+        units, inputs = net["units"], X.shape[1]
+        depth = 1 if net["params"]["hidden"].shape[1] == inputs + 1 else 2
+        A = vmap(lambda x: run(net["params"], units["level"], x, depth)[inputs:])(X)
+        whole = {"features_found_by_backbone": found(A * units["backbone"], F),
+                 "features_width": (units["level"] > 0).to(X.dtype).sum()}
+    elif net["layers"]:
+        return {}  # its hidden layer is not the plain one that is looked into here
+    else:
+        A, whole = vmap(lambda x: forward(net["params"], x)[1][-1])(X), {}
+    of_each = explained(A, F)
+    return {"features_found": found(A, F), **whole,
+            "features_read": (explained(A, F, READERS) > FOUND).to(X.dtype).mean(),
+            **{f"features_explained_after_{bins}": of_each[bins - 1] for bins in range(1, 6)}}
 
 
 def returns(metric: str, name: str, cycle: int, visit: int) -> Callable:
@@ -118,11 +142,12 @@ PROBLEMS = {
         16 * IMAGES * READING, 100, returns("accuracy", "accuracy", IMAGES, READING),
         ["accuracy_first_100", "accuracy_visit"], [100], cross_entropy, (10, 30)),
     **{f"features_{kind}": Problem(
-        partial(HiddenFeatures, **world), 600_000, 10_000, features, ["mse_last"], [120],
+        partial(NewestFirst, **world), 600_000, 10_000, features, ["mse_last"], [120],
         squared_error, (4, 16), look_for) for kind, world in {
             "turnover": {"arrival_period": 10_000},
             "turnover_loud": {"arrival_period": 10_000, "noise": 1.0},
             "stay": {}, "one": {"arrival_period": 10_000, "outputs": 1},
+            "deep": {"features": 16, "deep": 16},
         }.items()},
 }
 FEATURES = [name for name in PROBLEMS if name.startswith("features")]
@@ -171,6 +196,16 @@ def dynamic_of(sizes: tuple[int, ...], loss: Callable, depth: int = 1,
     return dynamic_network(*sizes, loss=loss, depth=depth, grown=grown)
 
 
+def heads_alone(optimiser: Optimiser) -> Optimiser:
+    """Let only the last layer learn: hidden units are generated, tested and replaced, not taught."""
+
+    def update(params, gradients, *rest):
+        below = tree_map(torch.zeros_like, gradients[:-1])
+        return optimiser.update(params, [*below, gradients[-1]], *rest)
+
+    return optimiser._replace(update=update, name=f"heads_alone {optimiser.name}")
+
+
 # Ours has one setting for all problems; an ablation changes one thing in it.
 ABLATIONS = {
     "dynamic": {},
@@ -204,12 +239,14 @@ TALK = {"newcomer_step_size": [0.01], "protection": [1.0], "join": [0.2], "leave
         "replacement_rate": [3e-3], "patience": [1.0], "shadow": [0.3], "as_if": [1.0],
         "bound_rate": [1e-3], "meta_step_size": [0.02]}
 GROWTH = {"growth_rate": [1.0]}  # a birth an example: many units learn before any is heard
-NOTHING = {"shadow": [0.0], "imprint": [0.0], "noise": [1.0]}  # of the talk, but for the optimiser
+# Of the talk nothing but the optimiser, which is tuned for those who have nothing else.
+NOTHING = {"shadow": [0.0], "imprint": [0.0], "noise": [1.0], "step_size": [0.02, 0.05],
+           "meta_step_size": [0.0, 0.005, 0.02]}
 RANDOM = {  # from a random network of all units
     "dynamic_from_random": {},
     "bp_ours": {**NOTHING, "replacement_rate": [0.0]},
     "cbp_ours": {**NOTHING, "protection": [0.0], "propagation": [0.0], "hungry_births": [0.0],
-                 "patience": [0.0], "replacement_rate": [3e-6, 1e-5, 3e-5, 1e-4]},
+                 "patience": [0.0], "replacement_rate": [1e-6, 1e-5, 1e-4]},
 }
 ORACLE = {"growth_rate": [0.0], "replacement_rate": [0.0]}  # it is shown the features, and reads them
 
@@ -233,6 +270,19 @@ LEARNERS = {
                                   "weight_decay": [1e-3, 3e-3], "noise": [3e-4, 1e-3, 3e-3]}),
     "cbp": (lambda sizes, loss: continual_backprop(sizes, loss=loss),
             swept(step_size=SGD, replacement_rate=RATES, utility_decay=DECAYS)),
+    "l2_init": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=l2_init()),
+                swept(step_size=STIRRED, weight_decay=[1e-4, 1e-3, 3e-3, 1e-2])),
+    "upgd": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=upgd),
+             swept(step_size=STIRRED, noise=[1e-3, 1e-2], weight_decay=[0.0, 1e-3])),
+    "layer_norm_l2": (
+        lambda sizes, loss: backprop_with("layer_norm", sizes, loss=loss, optimiser=l2()),
+        swept(step_size=STIRRED, weight_decay=[0.0, 1e-4, 1e-3])),
+    "layer_norm_adam": (
+        lambda sizes, loss: backprop_with("layer_norm", sizes, loss=loss, optimiser=adam),
+        swept(step_size=ADAM)),
+    "generate_and_test": (
+        lambda sizes, loss: continual_backprop(sizes, loss=loss, optimiser=heads_alone(sgd)),
+        swept(step_size=SGD, replacement_rate=RATES)),
     "bp_autostep": (lambda sizes, loss: backprop(sizes, loss=loss, optimiser=per_unit(autostep)),
                     learned),
     "cbp_autostep": (
