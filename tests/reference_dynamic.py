@@ -65,7 +65,7 @@ class Listener:
     def memories(self):
         return [*self.memory.values(), self.bias_memory]
 
-    def learn(self, M, forgetting, hyper):
+    def learn(self, M, forgetting, hyper, l1=0.0):
         """Take the step, M times shorter, and forget; b' is b and the sum of w mean."""
         alphas = [hyper["step_size"] * math.exp(m["beta"]) for m in self.memory.values()]
         *changes, change = go(self.memories(), self.hunger, self.heard, self.bent, hyper, M)
@@ -74,6 +74,7 @@ class Listener:
         for (source, mean), level, alpha, change in zip(self.around.items(), self.levels, alphas,
                                                         changes, strict=True):
             change = level * (change - forgetting * alpha / M * self.weight[source])
+            change = soft(self.weight[source] + change, level * alpha / M * l1) - self.weight[source]
             self.weight[source] += change
             self.bias -= change * mean
 
@@ -91,6 +92,11 @@ class Listener:
         return 0.0
 
 
+def soft(w, least):
+    """Bring a weight nearer to 0, or to it."""
+    return math.copysign(max(abs(w) - least, 0.0), w)
+
+
 class Input(Source):
     utility = 0.0
 
@@ -105,10 +111,11 @@ class Trial:
     def __init__(self, times):
         self.times, self.weight, self.bias, self.error = times, {}, 0.0, 0.0
 
-    def learn(self, output, alphas, M, forgetting):
+    def learn(self, output, alphas, M, forgetting, l1):
         for (source, mean), level, alpha, heard in zip(output.around.items(), output.levels, alphas[:-1],
                                                        output.heard[:-1], strict=True):
             turn = level * alpha / M * (self.error * heard - forgetting * self.weight[source])
+            turn = soft(self.weight[source] + turn, level * alpha / M * l1) - self.weight[source]
             self.weight[source] += turn
             self.bias -= turn * mean
         self.bias += alphas[-1] / M * self.error
@@ -134,7 +141,7 @@ class Output(Listener):
         for trial in self.trials:
             beyond = max(abs(trial.error) - self.curvature, 0.0)
             trial.learn(self, alphas, max(share / trial.times, joint, 1.0),
-                        hyper["forgetting"] * beyond)
+                        hyper["forgetting"] * beyond, hyper["l1"])
 
     def saturation(self, most=np.inf):
         """What of the error, up to some most, the curvature of the loss does not show."""
@@ -241,12 +248,14 @@ class Dynamic:
         for listener in everybody:
             heard = listener in self.outputs or listener.backbone
             joint = whole if heard and self.hyper["joint"] else 0.0
+            l1 = self.hyper["l1"] if listener in self.outputs else 0.0
             if listener in self.outputs:
                 forgetting = self.hyper["forgetting"] * listener.saturation()
                 listener.learn_trials(pace[listener] * listener.bent, joint, self.hyper)
             else:
                 forgetting = self.hyper["hidden_forgetting"] * saturated * (listener.hunger != 0)
-            listener.learn(max(pace[listener] * listener.bent, joint, 1.0), forgetting, self.hyper)
+            listener.learn(max(pace[listener] * listener.bent, joint, 1.0), forgetting, self.hyper,
+                           l1)
 
     def joint_pace(self, listener, pace):
         """Follow all paths down from a listener."""

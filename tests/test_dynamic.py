@@ -31,14 +31,14 @@ BUSY = {
     "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "propagation": 1.0, "hungry_births": 1.0, "patience": 1.0,
-    "levelling": 0.7, "forgetting": 0.2, "hidden_forgetting": 0.1,
+    "levelling": 0.7, "forgetting": 0.2, "hidden_forgetting": 0.1, "l1": 0.005,
     "as_if": 1.0, "protection": 0.0, "bound_rate": 0.01,
 }
 # The other way at every fork.
 OTHERWISE = [{"shadow": 0.6, "imprint": 0.4, "noise": 1.0, "centring": 0.0, "random_master": 1.0},
              {"propagation": 0.0, "joint": 0.0, "hungry_births": 0.0, "patience": 0.0},
              {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0, "as_if": 0.0},
-             {"protection": 1.0, "bound_rate": 0.0}]
+             {"l1": 0.0, "protection": 1.0, "bound_rate": 0.0}]
 
 
 def double(tree):
@@ -668,7 +668,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "propagation": 1.0, "hungry_births": 1.0, "patience": 1.0,
-        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03,
+        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03, "l1": 3e-3,
         "as_if": 1.0, "protection": 0.0, "bound_rate": 1e-3}
 
 

@@ -99,27 +99,32 @@ def learn(params: dict, memory: dict, trials: dict, s: Tensor, units: dict, delt
     whole = (joint_pace(params, pace, s, units["level"], depth) * c[:outputs]).max()
     joint = {"output": hyper["joint"], "hidden": hyper["joint"] * units["backbone"]}
     forgetting = saturation_decay(delta, c, outputs, hyper)
+    l1 = {"output": hyper["l1"], "hidden": 0.0}
 
     def shorter(name, share):
         return 1 / torch.clamp(torch.maximum(share, joint[name] * whole), min=1)
 
-    def moved(weights, change, forgotten):
+    def moved(weights, change, forgotten, shrunk):
         bias = with_bias(torch.zeros_like(s), weights)
         turn = (change - forgotten * weights * (1 - bias)) * with_bias(level, weights)
+        least = shrunk * with_bias(level, weights) * (1 - bias)
+        turn = turn - torch.clamp(weights + turn, -least, least)
         return weights + turn - bias * (turn[:, :-1] @ mean[:turn.shape[1] - 1])[:, None]
 
     def trial(weights, times, delta):
         less = shorter("output", times * share["output"])[:, None]
         forgotten = hyper["forgetting"] * torch.clamp(delta.abs() - c[:outputs], min=0)
         alpha = plans["output"][0] * less
-        return moved(weights, alpha * delta[:, None] * heard["output"], alpha * forgotten[:, None])
+        return moved(weights, alpha * delta[:, None] * heard["output"], alpha * forgotten[:, None],
+                     alpha * hyper["l1"])
 
     params, memory = dict(params), dict(memory)
     for name, (alpha, v, _) in plans.items():
         less = shorter(name, share[name])
         memory[name], change = vmap(shortened, in_dims=(0, 0, 0, 0, *dims[name]))(
             memory[name], alpha, v, less, *own[name])
-        params[name] = moved(params[name], change, (less * forgetting[name])[:, None] * alpha)
+        params[name] = moved(params[name], change, (less * forgetting[name])[:, None] * alpha,
+                             (less * l1[name])[:, None] * alpha)
     weights = [trial(w, 1 / times, e) for w, times, e in zip(trials["weights"], TRIALS, tried)]
     return params, memory, {**trials, "weights": torch.stack(weights)}
 

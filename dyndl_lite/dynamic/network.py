@@ -33,6 +33,7 @@ SETTINGS = {
     "levelling": 0.5,  # power of a unit's spread that it is divided by where it is learned from
     "forgetting": 0.1,  # how far weights shrink, in step sizes, where the loss is saturated,
     "hidden_forgetting": 0.03,  # and those of hidden units, under a softmax alone
+    "l1": 0.0,  # how far weights of outputs shrink at each example whatever their size, in step sizes
     "input_mean_decay": 0.995,  # of the running mean of each input,
     "mean_decay": 0.999,  # and of each hidden unit's activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
