@@ -224,7 +224,9 @@ ABLATIONS = {
     "dynamic_even_births": {"hungry_births": [0.0], "replacement_rate": [2e-5]},
     "dynamic_no_replacement": {"replacement_rate": [0.0]},
     "dynamic_no_shadow": {"shadow": [0.0]},
+    "dynamic_no_shadow_at_its_best": {"shadow": [0.0], "l1": [0.0, 1e-3, 3e-3]},
     "dynamic_no_as_if": {"as_if": [0.0]},
+    "dynamic_no_l1": {"l1": [0.0]},
     "dynamic_no_protection": {"protection": [0.0], "replacement_rate": [1e-3]},
     "dynamic_no_guard": {"newcomer_step_size": [0.02]},
     "dynamic_no_patience": {"patience": [0.0], "replacement_rate": [1e-3]},
@@ -237,11 +239,11 @@ ABLATIONS = {
 # a bound that is learned. The features problems are recorded with it.
 TALK = {"newcomer_step_size": [0.01], "protection": [1.0], "join": [0.2], "leave": [0.1],
         "replacement_rate": [3e-3], "patience": [1.0], "shadow": [0.3], "as_if": [1.0],
-        "bound_rate": [1e-3], "meta_step_size": [0.02]}
+        "bound_rate": [1e-3], "meta_step_size": [0.02], "l1": [0.01]}
 GROWTH = {"growth_rate": [1.0]}  # a birth an example: many units learn before any is heard
 # Of the talk nothing but the optimiser, which is tuned for those who have nothing else.
-NOTHING = {"shadow": [0.0], "imprint": [0.0], "noise": [1.0], "step_size": [0.02, 0.05],
-           "meta_step_size": [0.0, 0.005, 0.02]}
+NOTHING = {"shadow": [0.0], "imprint": [0.0], "noise": [1.0], "meta_step_size": [0.0, 0.005, 0.02],
+           "l1": [0.0, 3e-3]}
 RANDOM = {  # from a random network of all units
     "dynamic_from_random": {},
     "bp_ours": {**NOTHING, "replacement_rate": [0.0]},
