@@ -587,6 +587,23 @@ def test_with_a_squared_error_outputs_alone_forget_and_from_over_1(error, forget
     assert (forgetting["output"] > 0) == forgets and forgetting["hidden"] == 0
 
 
+@pytest.mark.parametrize("l1, silent", [(0.0, False), (0.2, True)])
+def test_an_output_lets_go_of_what_it_hardly_uses(l1, silent):
+    """Two inputs, and a target that is the first, with noise: the second must say nothing at all."""
+    learner = network.dynamic_network(2, 1, 1)
+    hyper = tensors({**BUSY, "growth_rate": 0.0, "meta_step_size": 0.0, "step_size": 0.02, "l1": l1},
+                    torch.float32)
+    rng, net, weights = np.random.default_rng(0), learner.start(torch.tensor(SEED)), []
+    for x in rng.choice([-1.0, 1.0], (400, 2)):
+        y = x[:1] + 0.1 * rng.normal(size=1)
+        net, _ = learner.step(net, hyper, *torches(x, y, torch.float32))
+        weights.append(net["params"]["output"][0, :2])
+    needed, other = torch.stack(weights[200:]).T
+    # What is needed is heard a little less: where the slope of the loss, 2 (w - 1), is as large as l1.
+    assert needed.mean() == pytest.approx(1 - l1 / 2, abs=0.01)
+    assert (other.median() == 0) == silent
+
+
 def test_units_are_levelled_and_inputs_are_not():
     units = {"spread": torch.tensor([0.5, 0.0, 0.3, 0.0]), "level": torch.ones(2)}
     level = credit.activity_scaling(units, tensors({"levelling": 0.5}, torch.float32))
