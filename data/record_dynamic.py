@@ -228,7 +228,7 @@ ABLATIONS = {
     "dynamic_no_as_if": {"as_if": [0.0]},
     "dynamic_no_l1": {"l1": [0.0]},
     "dynamic_no_protection": {"protection": [0.0], "replacement_rate": [1e-3]},
-    "dynamic_no_guard": {"newcomer_step_size": [0.02]},
+    "dynamic_guard": {"newcomer_step_size": [0.001]},
     "dynamic_no_patience": {"patience": [0.0], "replacement_rate": [1e-3]},
     "dynamic_fixed_bound": {"bound_rate": [0.0]},
     "dynamic_fixed_bound_tenth": {"bound_rate": [0.0], "bound": [0.1]},
@@ -237,7 +237,7 @@ ABLATIONS = {
 
 # What the talk asks for, whole: births in the fringe only, shadow weights with the as-if error; and
 # a bound that is learned. The features problems are recorded with it.
-TALK = {"newcomer_step_size": [0.01], "protection": [1.0], "join": [0.2], "leave": [0.1],
+TALK = {"protection": [1.0], "join": [0.2], "leave": [0.1],
         "replacement_rate": [3e-3], "patience": [1.0], "shadow": [0.3], "as_if": [1.0],
         "bound_rate": [1e-3], "meta_step_size": [0.02], "l1": [0.01]}
 GROWTH = {"growth_rate": [1.0]}  # a birth an example: many units learn before any is heard
