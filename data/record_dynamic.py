@@ -94,7 +94,7 @@ def look_for(net: dict, X: Tensor, F: Tensor) -> dict[str, Tensor]:
     else:
         A, whole = vmap(lambda x: forward(net["params"], x)[1][-1])(X), {}
     of_each = explained(A, F)
-    return {"features_found": found(A, F), **whole,
+    return {"features_found": (of_each > FOUND).to(X.dtype).mean(), **whole,
             "features_read": (explained(A, F, READERS) > FOUND).to(X.dtype).mean(),
             **{f"features_explained_after_{bins}": of_each[bins - 1] for bins in range(1, 6)}}
 
@@ -250,7 +250,8 @@ RANDOM = {  # from a random network of all units
     "cbp_ours": {**NOTHING, "protection": [0.0], "propagation": [0.0], "hungry_births": [0.0],
                  "patience": [0.0], "replacement_rate": [1e-6, 1e-5, 1e-4]},
 }
-ORACLE = {"growth_rate": [0.0], "replacement_rate": [0.0]}  # it is shown the features, and reads them
+# It is shown the features and reads them; there is nothing to let go of.
+ORACLE = {"growth_rate": [0.0], "replacement_rate": [0.0], "l1": [0.0]}
 
 
 def ours(name: str) -> Callable:

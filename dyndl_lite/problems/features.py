@@ -205,15 +205,16 @@ def explained(activities: Tensor, features: Tensor, readers: int = 1) -> Tensor:
         A feature that does not vary is not explained: 0.
     """
     A, F = activities - activities.mean(0), features - features.mean(0)
-    whole, left = (F**2).sum(0), F
-    A = A[:, :, None].expand(-1, -1, F.shape[1])  # what each feature's chosen units do not say yet
+    whole, left, chosen = (F**2).sum(0), F, []
+    power = (A**2).sum(0)[:, None].expand(-1, F.shape[1])  # of what the chosen units do not say yet
     for _ in range(min(readers, A.shape[1])):
-        power = (A**2).sum(0)
         # What is left of a unit after its like was chosen is rounding alone, and explains nothing.
-        heard = power > 1e-6 * (activities**2).sum(0)[:, None]
-        gain = torch.where(heard, (A * left[:, None]).sum(0)**2 / torch.where(heard, power, 1.0), 0.0)
-        best = A.gather(1, gain.argmax(0).expand(len(A), 1, -1))
-        best = best / torch.clamp((best**2).sum(0, keepdim=True).sqrt(), min=1e-12)
-        left = left - best[:, 0] * (best[:, 0] * left).sum(0)
-        A = A - best * (best * A).sum(0, keepdim=True)
+        heard = power > 1e-5 * (activities**2).sum(0)[:, None]
+        gain = torch.where(heard, (A.T @ left)**2 / torch.where(heard, power, 1.0), 0.0)
+        best = A.T[gain.argmax(0)].T
+        for one in chosen:
+            best = best - one * (one * best).sum(0)
+        best = best / torch.clamp((best**2).sum(0).sqrt(), min=1e-12)
+        left, power = left - best * (best * left).sum(0), power - (A.T @ best)**2
+        chosen.append(best)
     return torch.where(whole > 0, 1 - (left**2).sum(0) / torch.where(whole > 0, whole, 1.0), 0.0)
