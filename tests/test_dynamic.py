@@ -31,14 +31,14 @@ BUSY = {
     "maturity_threshold": 60.0, "join": 0.7, "leave": 0.6,
     "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
     "propagation": 1.0, "hungry_births": 1.0, "patience": 1.0,
-    "levelling": 0.7, "forgetting": 0.2, "hidden_forgetting": 0.1, "l1": 0.005,
+    "levelling": 0.7, "fringe": 0.0, "forgetting": 0.2, "hidden_forgetting": 0.1, "l1": 0.005,
     "as_if": 1.0, "protection": 0.0, "bound_rate": 0.01,
 }
 # The other way at every fork.
 OTHERWISE = [{"shadow": 0.6, "imprint": 0.4, "noise": 1.0, "centring": 0.0, "random_master": 1.0},
              {"propagation": 0.0, "joint": 0.0, "hungry_births": 0.0, "patience": 0.0},
              {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0, "as_if": 0.0},
-             {"l1": 0.0, "protection": 1.0, "bound_rate": 0.0}]
+             {"l1": 0.0, "fringe": 2.0, "protection": 1.0, "bound_rate": 0.0}]
 
 
 def double(tree):
@@ -289,6 +289,20 @@ def test_a_unit_joins_over_one_threshold_and_leaves_under_another(life):
     assert (between & was & now).any() and (between & alive & ~was & ~now).any()
 
 
+@pytest.mark.parametrize("fringe, due, place, room, dies", [
+    (0, 1.0, 3, True, False), (3, 1.0, 3, True, False), (2, 1.0, 1, False, False), (2, 0.0, -1, False, False),
+    (1, 0.0, 1, False, True), (1, 1.0, 1, False, False)])
+def test_a_fringe_of_a_given_size_finds_room_and_leaves_it(fringe, due, place, room, dies):
+    """One unit of the backbone, two of the fringe, and an empty place."""
+    units = {**population.new_units(4, 2), "level": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+             "due": torch.tensor(due), "age": torch.full((6,), 99.0),
+             "backbone": torch.tensor([1.0, 0.0, 0.0, 0.0])}
+    hyper = tensors({**BUSY, "fringe": fringe, "protection": 1.0}, torch.float32)
+    received, one = torch.tensor([0.3, 0.1, 0.2, 0.0]), torch.tensor(1.0)
+    _, where, is_room, leaves = population.births(units, received, one, one, hyper)
+    assert (where, is_room, leaves) == (place, room, dies)
+
+
 @pytest.mark.parametrize("protection, backbone, place", [
     (0.0, [1, 1, 0], 0), (1.0, [1, 1, 0], 2), (1.0, [1, 0, 0], 1), (1.0, [1, 1, 1], -1)])
 def test_with_protection_only_the_fringe_makes_way(protection, backbone, place):
@@ -298,7 +312,7 @@ def test_with_protection_only_the_fringe_makes_way(protection, backbone, place):
     hyper = tensors({**BUSY, "protection": protection}, torch.float32)
     received = torch.tensor([0.1, 0.2, 0.3])
     one = torch.tensor(1.0)
-    after, born, room = population.births(units, received, one, one, hyper)
+    after, born, room, _ = population.births(units, received, one, one, hyper)
     assert born == place and not room
     may = 3 if not protection else backbone.count(0)  # and they alone count for how often it happens
     slower, *_ = population.births(units, received, one, torch.tensor(0.1), hyper)
@@ -685,7 +699,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "propagation": 1.0, "hungry_births": 1.0, "patience": 1.0,
-        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03, "l1": 3e-3,
+        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03, "l1": 3e-3, "fringe": 4.0,
         "as_if": 1.0, "protection": 0.0, "bound_rate": 1e-3}
 
 

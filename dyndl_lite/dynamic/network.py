@@ -38,6 +38,7 @@ SETTINGS = {
     "mean_decay": 0.999,  # and of each hidden unit's activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
     "growth_rate": 0.04,  # births an example while there is room
+    "fringe": 0.0,  # most units of the fringe there is room for; 0: as many as there are places
     "replacement_rate": 1e-4,  # after that, share of those who may make way replaced each example
     "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
     "patience": 0.0,  # 1: times what was learned of the outputs' bound, too; 0: however slow they are
@@ -171,7 +172,7 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         # Grow.
         hunger = delta[:outputs].abs().max()
         pace = torch.exp(hyper["patience"] * trials["log"])
-        units_, place, room = population.births(units_, received, hunger, pace, hyper)
+        units_, place, room, dies = population.births(units_, received, hunger, pace, hyper)
         others = torch.where(population._at(place, units), 0.0, units_["level"])
         level = torch.cat([torch.full_like(delta[:outputs], depth + 1.0),
                            others * units_["backbone"]])[:listeners]
@@ -179,7 +180,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         hunger = torch.where(hyper["random_master"] > 0,
                              torch.copysign(net["fresh"]["luck"], hunger), hunger)
         master, sign = fringe.choose_master(hunger, level > 1)
-        level = (level * master).sum() - 1
+        master = master & ~dies
+        level = torch.clamp((level * master).sum() - 1, min=0)
         may = _may_hear(level[None], others, inputs)[0, :sources]
         row, bias = fringe.imprint(s[:sources], units_["mean"][:sources], may, hyper["imprint"],
                                    hyper["noise"] * net["fresh"]["row"])
@@ -191,7 +193,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         trials["weights"] = torch.stack([population.reset_outgoing(w, {}, place, mean, newcomer)[0]
                                          for w in trials["weights"]])
         params["hidden"], memory["hidden"] = population.init_incoming(
-            params["hidden"], memory["hidden"], place, torch.cat([row, bias[None]]))
+            params["hidden"], memory["hidden"], place,
+            torch.where(dies, 0.0, torch.cat([row, bias[None]])))
         shadow = population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs)
         seed, t = net["seed"], net["t"] + 1
         return {"params": params, "memory": memory, "trials": trials,

@@ -84,30 +84,37 @@ def update_backbone(units: dict, received: Tensor, links: Tensor, shadow: Tensor
 
 
 def births(units: dict, received: Tensor, hunger: Tensor, pace: Tensor,
-           hyper: dict) -> tuple[dict, Tensor, Tensor]:
-    """Decide whether a unit is born at this example, and where.
+           hyper: dict) -> tuple[dict, Tensor, Tensor, Tensor]:
+    """Decide whether a unit is born at this example, and where; or whether one dies.
 
     While there is room, at the growth rate, into the first empty place. After that, in place of the
     mature unit (with `protection`, of the fringe) that receives the least utility, at the
     replacement rate times the number of such units, the hunger of the hungriest output (where
     nothing is left to be learned, nobody need make way), and the pace: who may correct little of its
-    error at one example needs many to tell what a newborn is worth. Gives the units, the number of
-    the unit that is born, or -1, and whether there is room.
+    error at one example needs many to tell what a newborn is worth. With the setting `fringe` there is
+    room only for so many units of the fringe; when there are more, because some fell off the backbone,
+    the mature one that receives the least dies, and nobody takes its place. Gives the units, the number
+    of the unit that is born or dies, or -1, whether there is room, and whether it dies.
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])
     mature = mature & ((units["backbone"] == 0) | (hyper["protection"] == 0))
     # Counted in floating point: integers and flags cost the compiled loop more than they say.
-    room, grown = empty.to(age.dtype).sum() > 0, mature.to(age.dtype).sum()
+    heard_not = (level > 0) & (units["backbone"] == 0)
+    spare = torch.where(hyper["fringe"] > 0, hyper["fringe"] - heard_not.to(age.dtype).sum(), 1.0)
+    room, grown = (empty.to(age.dtype).sum() > 0) & (spare > 0), mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
     rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * pace * grown)
     due = units["due"] + torch.clamp(rate, max=1)  # more can not be born, nor be owed
-    order = torch.where(empty, -1.0, torch.where(mature, received, torch.inf))
     now = (due >= 1) & (room | (grown > 0))
+    least = torch.where(mature, received, torch.inf)
+    unheard = torch.where(heard_not, least, torch.inf)
+    dies = (spare < 0) & ~now & (unheard.min() < torch.inf)
+    order = torch.where(dies, unheard, torch.where(empty, torch.where(room, -1.0, torch.inf), least))
     number = torch.arange(order.shape[0], dtype=age.dtype, device=age.device)
     first = torch.where(order == order.min(), number, torch.inf).min()
-    place = torch.where(now, first, -1.0)
-    return {**units, "due": due - now.to(due.dtype)}, place, room
+    place = torch.where(now | dies, first, -1.0)
+    return {**units, "due": due - now.to(due.dtype)}, place, room, dies
 
 
 def _at(place: Tensor, length: int, after: int = 0) -> Tensor:
