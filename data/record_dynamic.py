@@ -142,7 +142,7 @@ PROBLEMS = {
         16 * IMAGES * READING, 100, returns("accuracy", "accuracy", IMAGES, READING),
         ["accuracy_first_100", "accuracy_visit"], [100], cross_entropy, (10, 30)),
     **{f"features_{kind}": Problem(
-        partial(NewestFirst, **world), 600_000, 10_000, features, ["mse_last"], [120],
+        partial(NewestFirst, **world), 600_000, 10_000, features, ["mse_last"], [120, 60, 240],
         squared_error, (4, 16), look_for) for kind, world in {
             "turnover": {"arrival_period": 10_000},
             "turnover_loud": {"arrival_period": 10_000, "noise": 1.0},
@@ -224,15 +224,18 @@ ABLATIONS = {
     "dynamic_even_births": {"hungry_births": [0.0], "replacement_rate": [2e-5]},
     "dynamic_no_replacement": {"replacement_rate": [0.0]},
     "dynamic_no_shadow": {"shadow": [0.0]},
-    "dynamic_no_shadow_no_l1": {"shadow": [0.0], "l1": [0.0]},
+    "dynamic_no_shadow_no_l1": {"shadow": [0.0], "l1": [0.0], "newcomer_step_size": [0.01]},
     "dynamic_no_as_if": {"as_if": [0.0]},
-    "dynamic_no_l1": {"l1": [0.0]},
+    # Without l1 a guarded boundary is better (on the seeds that chose).
+    "dynamic_no_l1": {"l1": [0.0], "newcomer_step_size": [0.01]},
     "dynamic_no_protection": {"protection": [0.0], "replacement_rate": [1e-3]},
     "dynamic_guard": {"newcomer_step_size": [0.001]},
     "dynamic_no_patience": {"patience": [0.0], "replacement_rate": [1e-3]},
     "dynamic_fixed_bound": {"bound_rate": [0.0]},
     "dynamic_fixed_bound_tenth": {"bound_rate": [0.0], "bound": [0.1]},
     "dynamic_slow_growth": {"growth_rate": [0.04]},
+    "dynamic_small_fringe": {"fringe": [30.0]},
+    "dynamic_own_width": {"fringe": [60.0]},
 }
 
 # What the talk asks for, whole: births in the fringe only, shadow weights with the as-if error; and
