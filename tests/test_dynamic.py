@@ -38,7 +38,8 @@ BUSY = {
 OTHERWISE = [{"shadow": 0.6, "imprint": 0.4, "noise": 1.0, "centring": 0.0, "random_master": 1.0},
              {"propagation": 0.0, "joint": 0.0, "hungry_births": 0.0, "patience": 0.0},
              {"levelling": 0.0, "forgetting": 0.0, "hidden_forgetting": 0.0, "as_if": 0.0},
-             {"l1": 0.0, "fringe": 2.0, "protection": 1.0, "bound_rate": 0.0}]
+             {"l1": 0.0, "protection": 1.0, "bound_rate": 0.0},
+             {"fringe": 2.0, "growth_rate": 0.1, "leave": 0.65, "maturity_threshold": 20.0}]
 
 
 def double(tree):
@@ -211,7 +212,12 @@ def test_units_are_born_when_and_where_the_textbook_bears_them(life):
 @pytest.mark.parametrize("other", OTHERWISE, ids=lambda other: "-".join(other))
 def test_with_other_settings_it_agrees_with_the_textbook(other):
     life = Life("squared_error", 2, steps=850, **other)
-    assert life.events("falls") and life.events("born", served="Unit", room=False)
+    assert life.events("falls") and life.events("born", room=False)
+    if "fringe" in other:  # somebody is born where one has died
+        first, place = life.events("died")[0]
+        assert place in [k for t, k in life.events("born", room=True) if t > first]
+    else:
+        assert life.events("born", served="Unit", room=False)
     for t, state in life.snapshots.items():
         assert_same_state(life.at(t), state, 1e-6)
     np.testing.assert_allclose(life.scores, life.expected, rtol=1e-6, atol=1e-6)
@@ -699,7 +705,7 @@ CALM = {"step_size": 0.03, "newcomer_step_size": 0.001, "meta_step_size": 0.03, 
         "replacement_rate": 5e-4, "maturity_threshold": 300.0, "join": 0.1, "leave": 0.03,
         "shadow": 1.0, "imprint": 1.0, "noise": 0.5, "centring": 1.0, "random_master": 0.0,
         "propagation": 1.0, "hungry_births": 1.0, "patience": 1.0,
-        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03, "l1": 3e-3, "fringe": 4.0,
+        "levelling": 0.5, "forgetting": 0.1, "hidden_forgetting": 0.03, "l1": 3e-3, "fringe": 0.0,
         "as_if": 1.0, "protection": 0.0, "bound_rate": 1e-3}
 
 
@@ -714,18 +720,21 @@ def test_a_run_is_the_same_alone_and_among_others():
 
 
 def test_the_compiled_loop_gives_what_the_plain_loop_gives(capsys):
-    hasty = {**CALM, "growth_rate": 0.05}  # the room is full after 400 examples
-    settings, seeds, results = ensemble.grid(DYNAMIC, **hasty), torch.arange(5), []
+    # Without a limit to the fringe the room is full after 400 examples; with one, units die.
+    hasty = {**CALM, "growth_rate": 0.05, "fringe": [0.0, 4.0], "join": 0.7, "leave": 0.6}
+    settings, seeds, results, died = ensemble.grid(DYNAMIC, **hasty), torch.arange(5), [], False
     for kind in ("eager", "scan"):
         nets, hypers = ensemble.start(DYNAMIC, settings, seeds)
         advance, scores = drivers.reused(kind, ensemble.batched(DYNAMIC.step)), []
         for t in range(0, 900, 300):
+            lived = nets["units"]["level"].clone() > 0
             nets, score = advance(nets, hypers, *STREAM.examples(seeds, t, 300))
+            died |= bool((lived & (nets["units"]["level"] == 0)).any())
             scores.append(score)
         results.append((tree_map(torch.clone, nets), torch.cat(scores)))
     assert "uncompiled" not in capsys.readouterr().out
     (one, scores), (other, same) = results
-    assert torch.equal(one["units"]["age"], other["units"]["age"])  # born at the same moments
+    assert died and torch.equal(one["units"]["age"], other["units"]["age"])  # born at the same moments
     assert (one["units"]["age"][..., 20:] < 150).any()  # after the first ones had filled the room
     torch.testing.assert_close(scores, same, rtol=2e-3, atol=2e-3)
     for a, b in zip(tree_leaves(one["params"]), tree_leaves(other["params"]), strict=True):
@@ -760,6 +769,8 @@ def test_it_learns_what_backprop_with_as_many_units_does_not():
     (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), step_size=[0.1, 0]), ["step_size 0"]),
     (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), join=0.1, leave=0.2),
      ["leave 0.2", "join 0.1"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), l1=-0.1), ["l1 -0.1"]),
+    (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), fringe=[0, 0.5]), ["fringe 0.5"]),
     (lambda: ensemble.grid(network.dynamic_network(2, 4, 1), shadows=1), ["shadows", "shadow"]),
 ])
 def test_a_bad_request_gives_one_clear_line(ask, names):

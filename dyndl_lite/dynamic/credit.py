@@ -75,7 +75,9 @@ def learn(params: dict, memory: dict, trials: dict, s: Tensor, units: dict, delt
     No unit corrects more than a share of its own error, and all who are heard share one more bound:
     together they correct no more than the whole. What they learned before they decay
     (`saturation_decay`) where the loss is saturated, and then take their step; the mean answer
-    stays. The trials (`bound`) learn as the outputs do, with the outputs' step sizes and
+    stays. After it the weights of outputs come nearer to 0, or are 0, by the share `l1` of the step
+    size they took: soft thresholding, as for the lasso (Duchi and Singer 2009; like
+    forgetting, the traces of Autostep do not see it). The trials (`bound`) learn as the outputs do, with the outputs' step sizes and
     curvatures.
 
     Params and memory are those of the hidden units and of the outputs, s [sources] the activities,
@@ -105,11 +107,12 @@ def learn(params: dict, memory: dict, trials: dict, s: Tensor, units: dict, delt
         return 1 / torch.clamp(torch.maximum(share, joint[name] * whole), min=1)
 
     def moved(weights, change, forgotten, shrunk):
-        bias = with_bias(torch.zeros_like(s), weights)
-        turn = (change - forgotten * weights * (1 - bias)) * with_bias(level, weights)
-        least = shrunk * with_bias(level, weights) * (1 - bias)
-        turn = turn - torch.clamp(weights + turn, -least, least)
-        return weights + turn - bias * (turn[:, :-1] @ mean[:turn.shape[1] - 1])[:, None]
+        bias, scale = with_bias(torch.zeros_like(s), weights), with_bias(level, weights)
+        turn = (change - forgotten * weights * (1 - bias)) * scale
+        after, least = weights + turn, shrunk * (1 - bias) * scale
+        lost = torch.clamp(after, -least, least)  # so that who is nearer to 0 than that is exactly 0
+        turn = turn - lost
+        return after - lost - bias * (turn[:, :-1] @ mean[:turn.shape[1] - 1])[:, None]
 
     def trial(weights, times, delta):
         less = shorter("output", times * share["output"])[:, None]

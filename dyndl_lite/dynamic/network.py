@@ -24,7 +24,7 @@ from dyndl_lite.models.mlp import weight_bound
 
 SETTINGS = {
     "step_size": 0.02,  # first step size of all weights, but for
-    "newcomer_step_size": 0.02,  # those that listen to a newborn once there is no room left
+    "newcomer_step_size": 0.02,  # those that listen to a newborn where there was no room
     "meta_step_size": 0.05,  # 0: step sizes stay what they were at first
     "bound": 0.33,  # most of its own error that a unit may correct at one example; the outputs' moves
     "bound_rate": 0.0,  # at this rate to what proves best (`bound`); 0: it stays
@@ -38,8 +38,8 @@ SETTINGS = {
     "mean_decay": 0.999,  # and of each hidden unit's activity
     "utility_decay": 0.9999,  # of its running spread, which says how much there is to use
     "growth_rate": 0.04,  # births an example while there is room
-    "fringe": 0.0,  # most units of the fringe there is room for; 0: as many as there are places
-    "replacement_rate": 1e-4,  # after that, share of those who may make way replaced each example
+    "replacement_rate": 1e-4,  # else, share of those who may make way replaced each example
+    "fringe": 0.0,  # most units of the fringe that there is room for; 0: as many as there are places
     "hungry_births": 1.0,  # times the hunger, of 1 at most; 0: at any hunger alike
     "patience": 0.0,  # 1: times what was learned of the outputs' bound, too; 0: however slow they are
     "maturity_threshold": 5000.0,  # examples
@@ -95,7 +95,7 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
     ------
     ValueError
         If a size is under 1; before a run starts, if a rate is over one birth an example, a first
-        step size or the bound is not over 0, or `leave` is above `join`.
+        step size or the bound is not over 0, `l1` or the fringe is negative, or `leave` is above `join`.
     """
     if min(inputs, units, outputs, depth) < 1:
         raise ValueError(f"inputs {inputs}, units {units}, outputs {outputs}, depth {depth}: give "
@@ -113,6 +113,9 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         for name in ("step_size", "newcomer_step_size", "bound"):
             if not setting[name] > 0:
                 raise ValueError(f"{name} {setting[name]} lets nobody learn: use more than 0")
+        if setting["l1"] < 0 or setting["fringe"] < 0 or 0 < setting["fringe"] < 1:
+            raise ValueError(f"l1 {setting['l1']}, fringe {setting['fringe']}: l1 must be 0 or more, "
+                             "and the fringe 0 (any size) or 1 or more")
         if not setting["leave"] <= setting["join"]:
             raise ValueError(f"leave {setting['leave']} is above join {setting['join']}: a unit "
                              "would join and leave at every example")
@@ -180,8 +183,7 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         hunger = torch.where(hyper["random_master"] > 0,
                              torch.copysign(net["fresh"]["luck"], hunger), hunger)
         master, sign = fringe.choose_master(hunger, level > 1)
-        master = master & ~dies
-        level = torch.clamp((level * master).sum() - 1, min=0)
+        level = torch.where(dies, 0.0, (level * master).sum() - 1)  # who dies leaves an empty place
         may = _may_hear(level[None], others, inputs)[0, :sources]
         row, bias = fringe.imprint(s[:sources], units_["mean"][:sources], may, hyper["imprint"],
                                    hyper["noise"] * net["fresh"]["row"])
@@ -195,7 +197,8 @@ def dynamic_network(inputs: int, units: int, outputs: int, loss: Callable = squa
         params["hidden"], memory["hidden"] = population.init_incoming(
             params["hidden"], memory["hidden"], place,
             torch.where(dies, 0.0, torch.cat([row, bias[None]])))
-        shadow = population.assign_master(shadow, place, torch.where(master, sign, 0.0), outputs)
+        shadow = population.assign_master(shadow, place, torch.where(master & ~dies, sign, 0.0),
+                                          outputs)
         seed, t = net["seed"], net["t"] + 1
         return {"params": params, "memory": memory, "trials": trials,
                 "units": population.newborn(units_, place, level), "shadow": shadow,

@@ -87,30 +87,32 @@ def births(units: dict, received: Tensor, hunger: Tensor, pace: Tensor,
            hyper: dict) -> tuple[dict, Tensor, Tensor, Tensor]:
     """Decide whether a unit is born at this example, and where; or whether one dies.
 
-    While there is room, at the growth rate, into the first empty place. After that, in place of the
-    mature unit (with `protection`, of the fringe) that receives the least utility, at the
+    Where there is room, at the growth rate, into the first empty place. Where there is none, in place
+    of the mature unit (with `protection`, of the fringe) that receives the least utility, at the
     replacement rate times the number of such units, the hunger of the hungriest output (where
     nothing is left to be learned, nobody need make way), and the pace: who may correct little of its
-    error at one example needs many to tell what a newborn is worth. With the setting `fringe` there is
-    room only for so many units of the fringe; when there are more, because some fell off the backbone,
-    the mature one that receives the least dies, and nobody takes its place. Gives the units, the number
-    of the unit that is born or dies, or -1, whether there is room, and whether it dies.
+    error at one example needs many to tell what a newborn is worth.
+
+    With the setting `fringe` there is room only while fewer units than that are of the fringe, so
+    that births into room follow those who join. When there are more (some fell off the backbone, or
+    all were there from the start), the mature one that receives the least dies, and nobody takes its
+    place. Gives the units, the number of the unit that is born or dies, or -1, whether there is room,
+    and whether one dies.
     """
     level, age = units["level"], units["age"][-units["level"].shape[0]:]
     empty, mature = level == 0, (level > 0) & (age > hyper["maturity_threshold"])
     mature = mature & ((units["backbone"] == 0) | (hyper["protection"] == 0))
     # Counted in floating point: integers and flags cost the compiled loop more than they say.
-    heard_not = (level > 0) & (units["backbone"] == 0)
-    spare = torch.where(hyper["fringe"] > 0, hyper["fringe"] - heard_not.to(age.dtype).sum(), 1.0)
-    room, grown = (empty.to(age.dtype).sum() > 0) & (spare > 0), mature.to(age.dtype).sum()
+    of_fringe = (level > 0) & (units["backbone"] == 0)
+    size, most = of_fringe.to(age.dtype).sum(), torch.where(hyper["fringe"] > 0, hyper["fringe"], torch.inf)
+    room, grown = (empty.to(age.dtype).sum() > 0) & (size < most), mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
     rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * pace * grown)
     due = units["due"] + torch.clamp(rate, max=1)  # more can not be born, nor be owed
     now = (due >= 1) & (room | (grown > 0))
-    least = torch.where(mature, received, torch.inf)
-    unheard = torch.where(heard_not, least, torch.inf)
-    dies = (spare < 0) & ~now & (unheard.min() < torch.inf)
-    order = torch.where(dies, unheard, torch.where(empty, torch.where(room, -1.0, torch.inf), least))
+    dies = (size > most) & ~now & ((mature & of_fringe).to(age.dtype).sum() > 0)
+    order = torch.where(mature & (of_fringe | ~dies), received, torch.inf)
+    order = torch.where(room & empty, -1.0, order)
     number = torch.arange(order.shape[0], dtype=age.dtype, device=age.device)
     first = torch.where(order == order.min(), number, torch.inf).min()
     place = torch.where(now | dies, first, -1.0)
