@@ -76,9 +76,9 @@ def learn(params: dict, memory: dict, trials: dict, s: Tensor, units: dict, delt
     together they correct no more than the whole. What they learned before they decay
     (`saturation_decay`) where the loss is saturated, and then take their step; the mean answer
     stays. After it the weights of outputs come nearer to 0, or are 0, by the share `l1` of the step
-    size they took: soft thresholding, as for the lasso (Duchi and Singer 2009; like
-    forgetting, the traces of Autostep do not see it). The trials (`bound`) learn as the outputs do, with the outputs' step sizes and
-    curvatures.
+    size they took: soft thresholding, as for the lasso (Duchi and Singer 2009). The traces of
+    Autostep see neither that nor the decay. The trials (`bound`) learn as the outputs do, with the
+    outputs' step sizes and curvatures.
 
     Params and memory are those of the hidden units and of the outputs, s [sources] the activities,
     units those of `population`, delta and c [outputs + units] from `hungers`, tried [2, outputs]

@@ -104,7 +104,8 @@ def births(units: dict, received: Tensor, hunger: Tensor, pace: Tensor,
     mature = mature & ((units["backbone"] == 0) | (hyper["protection"] == 0))
     # Counted in floating point: integers and flags cost the compiled loop more than they say.
     of_fringe = (level > 0) & (units["backbone"] == 0)
-    size, most = of_fringe.to(age.dtype).sum(), torch.where(hyper["fringe"] > 0, hyper["fringe"], torch.inf)
+    size = of_fringe.to(age.dtype).sum()
+    most = torch.where(hyper["fringe"] > 0, hyper["fringe"], torch.inf)
     room, grown = (empty.to(age.dtype).sum() > 0) & (size < most), mature.to(age.dtype).sum()
     hunger = torch.where(hyper["hungry_births"] > 0, torch.clamp(hunger, max=1), 1.0)
     rate = torch.where(room, hyper["growth_rate"], hyper["replacement_rate"] * hunger * pace * grown)
