@@ -233,7 +233,8 @@ ABLATIONS = {
 }
 
 # What the talk asks for, whole: births in the fringe only, shadow weights with the as-if error; a
-# bound that is learned, and outputs that let go of what they hardly use. The features problems are recorded with it.
+# bound that is learned, and outputs that let go of what they hardly use. The features problems are
+# recorded with it.
 TALK = {"protection": [1.0], "join": [0.2], "leave": [0.1],
         "replacement_rate": [3e-3], "patience": [1.0], "shadow": [0.3], "as_if": [1.0],
         "bound_rate": [1e-3], "meta_step_size": [0.02], "l1": [0.01]}
