@@ -4,8 +4,8 @@ It starts from inputs and outputs alone. Units are born at the fringe at moments
 learn through shadow weights (`shadow`); who finds one useful lets the step size of its weight rise,
 then the weight itself, and the unit has joined the backbone. When there is no room left, the least
 useful unit makes way (`population`). Every weight learns its own step size (`step_sizes`), around
-the mean of what it hears, and forgets where the loss is saturated (`credit`); how far the outputs may
-go at one example is learned by trying (`bound`).
+the mean of what it hears, and forgets where the loss is saturated; outputs can let go of what they
+hardly use (`credit`). How far they may go at one example is learned by trying (`bound`).
 """
 
 from collections.abc import Callable
