@@ -321,9 +321,9 @@ class Dynamic:
                     unit.curvature += (weight**2 + wants**2) * listener.curvature
 
     def perhaps_give_birth(self):
-        unheard = [unit for unit in self.units() if not unit.backbone]
+        fringe = [unit for unit in self.units() if not unit.backbone]
         most = self.hyper["fringe"] or math.inf
-        if None in self.place and len(unheard) < most:
+        if None in self.place and len(fringe) < most:
             self.due += self.hyper["growth_rate"]
             if self.due >= 1:
                 self.due -= 1
@@ -341,9 +341,9 @@ class Dynamic:
             least = min(mature, key=lambda unit: unit.utility)
             self.give_birth(self.place.index(least), room=False)
             return
-        unheard = [unit for unit in mature if not unit.backbone]
-        if len([unit for unit in self.units() if not unit.backbone]) > most and unheard:
-            least = min(unheard, key=lambda unit: unit.utility)
+        may = [unit for unit in mature if not unit.backbone]
+        if len(fringe) > most and may:
+            least = min(may, key=lambda unit: unit.utility)
             self.note("died", least)
             self.bury(least)
 
